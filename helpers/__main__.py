@@ -1,0 +1,250 @@
+"""The command line of the course: python3 -m helpers run | test | lab | doctor | train | publish.
+
+Starts on a bare Python (no syntax newer than 3.8 here): finds or makes an interpreter that has
+everything, and goes on in that one.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+if not __package__:  # called as `python3 helpers`: the folder above is what belongs on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from helpers import environment
+from helpers.environment import ROOT, CourseError
+
+NOTEBOOKS = ROOT / "notebooks"
+BUILD = ROOT / "build"
+TEST_PACKAGES = ROOT / "tests" / "requirements.txt"
+# What `doctor` says; from runs, see images/results.
+MINUTES = (
+    ("smoke", "under 4 on 2 cores"),
+    ("cpu", "under 25 on 2 cores"),
+    ("full", "minutes on a data-centre GPU; not meant for a CPU"),
+)
+
+
+def seed(text):
+    """argparse type: a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 on")
+    return text
+
+
+def data_source(text):
+    """argparse type: auto, shapes, cifar10 or folder:PATH, where PATH holds train/ and test/."""
+    if text.startswith("folder:"):
+        path = Path(text[7:]).expanduser().resolve()  # a kernel works elsewhere
+        if not ((path / "train").is_dir() and (path / "test").is_dir()):
+            wanted = "a folder with train/<class>/ and test/<class>/ of images"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}")
+        return f"folder:{path}"
+    if text not in ("auto", "shapes", "cifar10"):
+        wanted = "expected auto, shapes, cifar10 or folder:PATH"
+        raise argparse.ArgumentTypeError(f"{text!r}: {wanted}")
+    return text
+
+
+def choose(only):
+    """The notebooks in order, or those whose name starts with `only` (03, 3 or 03_lr)."""
+    paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if only:
+        start = only.zfill(2) if only.isdecimal() else only
+        chosen = [path for path in paths if path.name.startswith(start)]
+        if not chosen:
+            names = ", ".join(path.stem for path in paths)
+            raise CourseError(f"--only {only}: no such notebook; there are {names}.")
+        return chosen
+    if not paths:
+        raise CourseError(f"No notebooks in {NOTEBOOKS}: the course's copy is not whole.")
+    return paths
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="python3 -m helpers", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
+    add = commands.add_parser
+    run = add("run", help="execute the notebooks into build/")
+    publish = add("publish", help="execute the notebooks and keep what came out in notebooks/")
+    for command in (run, publish):
+        command.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"], default="smoke")
+        command.add_argument("--only", metavar="03", help="one notebook")
+    train = add("train", help="train the net, also by torchrun, in one process or several")
+    train.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"], default="auto")
+    for command in (run, publish, train):
+        command.add_argument("--data", type=data_source, default="auto", metavar="SOURCE",
+                             help="auto, shapes, cifar10 or folder:PATH")  # fmt: skip
+        command.add_argument("--seed", type=seed, default="0")
+    publish.add_argument("--force", action="store_true", help="replace a larger profile's outputs")
+    publish.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
+    publish.add_argument("--repository", metavar="OWNER/NAME", help="only write this address")
+    train.add_argument("--recipe", choices=["source", "course", "speedrun"], default="course")
+    train.add_argument("--width", type=int)
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--batch-size", type=int)
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--resume", action="store_true")
+    test = add("test", help="pytest over tests/ and all notebooks; further arguments go to pytest")
+    test.add_argument("--all", action="store_true", help="the slow tests as well")
+    add("lab", help="open JupyterLab on notebooks/; further arguments go to it")
+    add("doctor", help="what a bug report needs")
+    return top
+
+
+def run(options, rest):
+    from helpers.notebooks import execute_all
+
+    environment.check_pair(sys.executable)
+    outcomes = execute_all(choose(options.only), choice(options))
+    print(f"The executed notebooks are in {BUILD}")
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def choice(options):
+    """What a kernel is told by its environment; `helpers.session` reads it."""
+    return {"COURSE_PROFILE": options.profile, "COURSE_DATA": options.data,
+            "COURSE_SEED": options.seed, "COURSE_RUN": "1"}  # fmt: skip
+
+
+def publish(options, rest):
+    from helpers import notebooks
+
+    paths = choose(options.only)
+    if options.repository:
+        if not re.match(r"[\w.-]+/[\w.-]+$", options.repository):
+            raise CourseError(f"--repository {options.repository}: expected OWNER/NAME.")
+        files = notebooks.set_repository(environment.REPOSITORY, options.repository)
+        print(f"{options.repository} is now the address in: {', '.join(files)}")
+        return 0
+    if options.check:
+        old = notebooks.stale(paths)
+        for name in old:
+            print(f"{name}: its outputs are not those of its code cells; publish it again")
+        return int(bool(old))
+    if options.profile == "auto":
+        from helpers.session import choose_profile
+
+        options.profile = choose_profile("auto").name
+    outcomes = notebooks.publish(paths, options.profile, choice(options), options.force)
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def test(options, rest):
+    if environment.problems(TEST_PACKAGES):
+        print("Installing tests/requirements.txt", flush=True)
+        environment.pip_install(sys.executable, ["--no-deps", "-r", str(TEST_PACKAGES)])
+    environment.check_pair(sys.executable)
+    rest = [str(Path(a).resolve()) if Path(a.split("::")[0]).exists() else a for a in rest]
+    own = [] if any(Path(a.split("::")[0]).exists() for a in rest) else ["tests", "notebooks"]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    command += ["--durations=8"] + (["-m", ""] if options.all else []) + own + rest
+    told = {
+        "COURSE_PROFILE": "smoke",
+        "COURSE_DATA": "shapes",
+        "COURSE_SEED": "0",
+        "COURSE_RUN": "1",
+    }
+    return subprocess.call(command, cwd=str(ROOT), env=dict(os.environ, **told))
+
+
+def lab(options, rest):
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={NOTEBOOKS}"]
+    return subprocess.call(command + rest, env=dict(os.environ, JUPYTER_PREFER_ENV_PATH="1"))
+
+
+def train(options, rest):
+    from helpers import training
+
+    return training.train(options)
+
+
+def doctor(options, rest):
+    """Print what there is, as text for a bug report; whatever is missing is said, never raised."""
+    rows = [("course", _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]))]
+    rows.append(("python", f"{platform.python_version()}, {sys.executable}"))
+    rows.append(("platform", platform.platform()))
+    try:
+        environment.check_python()
+        lacks = ", ".join(f"{line} (here: {v or 'none'})" for _, v, line in environment.problems())
+        rows.append(("packages", f"missing: {lacks}" if lacks else "requirements.txt is satisfied"))
+        names = [name for name, _, _ in environment.requirements()]
+        found = [(name, environment.installed(name)) for name in names]
+        rows.append(("versions", ", ".join(f"{name} {v}" for name, v in found if v) or "none"))
+    except (CourseError, ImportError) as error:
+        rows.append(("packages", str(error)))
+    rows += _hardware()
+    free = shutil.disk_usage(str(ROOT)).free / 1e9
+    rows.append(("disk", f"{free:.0f} GB free where the course is"))
+    data = Path(os.environ.get("COURSE_DATA_ROOT") or ROOT / "data")
+    cifar = (data / "cifar-10-batches-py" / "test_batch").is_file()
+    where = f"in {data}" if cifar else f"not in {data}: fetched at first use (170 MB)"
+    rows.append(("data", f"shapes: built in; CIFAR-10: {where}"))
+    rows += [(f"{name} run", f"minutes expected: {text}") for name, text in MINUTES]
+    print("\n".join(f"{name:<12}{text}" for name, text in rows))
+    return 0
+
+
+def _hardware():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        text = f"{memory.total / 1e9:.0f} GB, {memory.available / 1e9:.0f} GB of it free"
+    except Exception:  # psutil comes with ipykernel; without it the report goes on
+        text = "not known without the environment"
+    rows = [("cores", f"{cores}, so at most {cores} loader workers"), ("memory", text)]
+    try:
+        import torch
+        import torchvision  # noqa: F401
+
+        if torch.cuda.is_available():
+            gpu = torch.cuda.get_device_properties(0)
+            device = f"cuda: {gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+        else:
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+        return rows + [("device", f"{device}; {torch.get_num_threads()} threads")]
+    except Exception as error:  # absent or mismatched: exactly what the report is for
+        return rows + [("device", f"unknown, torch cannot be imported: {error}")]
+
+
+def _output(command):
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return done.stdout.decode().strip() or "no git commit"
+    except OSError:
+        return "no git"
+
+
+def main(arguments=None):
+    """Exit code of the command line `arguments`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, rest = parser().parse_known_args(arguments)
+    if rest and options.command not in ("test", "lab"):
+        parser().error(f"unknown: {' '.join(rest)}")
+    try:
+        if options.command in ("run", "publish"):
+            choose(options.only)  # before anything long
+        if options.command == "doctor":
+            python = environment.ready() or sys.executable
+        else:
+            python = environment.prepare()
+        if python != sys.executable:
+            return environment.hand_over(python, arguments)
+        return globals()[options.command](options, rest)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

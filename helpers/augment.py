@@ -1,0 +1,287 @@
+"""Augmentation twice: image by image with albumentations, and a whole batch at once on the device.
+
+Both draw for each image where to crop the padded image to 32x32, whether to flip it, and where the
+hole is (CutOut: DeVries and Taylor 2017, arXiv:1708.04552; here the whole hole lies in the image).
+Both end in normalised floats (B,3,32,32): (value / 255 - mean) / std per channel.
+"""
+
+import copy
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from helpers.data import ImageSet
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
+import albumentations as A  # noqa: E402
+import cv2  # noqa: E402
+from albumentations.pytorch import ToTensorV2  # noqa: E402
+
+SIZE = 32  # height and width of an image, before and after
+
+
+def train_transform(
+    mean: Sequence[float],
+    std: Sequence[float],
+    pad: int = 4,
+    cutout: int = 8,
+    flip: float = 0.5,
+    seed: int | None = None,
+) -> A.Compose:
+    """The 2020 pipeline: `transform(image=uint8 (32,32,3))["image"]` is a float tensor (3,32,32).
+
+    mean, std: per channel, in 0..1. pad: pixels mirrored on each side, without the edge itself (the
+    library's default in 2020). cutout: side of the hole, filled with the mean, which is 0 after the
+    normalisation. seed: None for a new stream each time. ValueError: a value out of range.
+    """
+    _check_ranges(pad, cutout, flip)
+    padded, hole = SIZE + 2 * pad, (cutout, cutout)  # PadIfNeeded(32, 32) would do nothing
+    steps = [
+        A.PadIfNeeded(padded, padded, border_mode=cv2.BORDER_REFLECT_101),
+        A.RandomCrop(SIZE, SIZE),
+        A.HorizontalFlip(p=flip),
+        A.Normalize(tuple(mean), tuple(std)),
+        A.CoarseDropout((1, 1), hole, hole, fill=0, p=1.0) if cutout else A.NoOp(),
+        ToTensorV2(),
+    ]
+    transform = A.Compose(steps, strict=True)  # strict: an argument it does not know is an error
+    seed_transform(transform, seed)
+    return transform
+
+
+def eval_transform(mean: Sequence[float], std: Sequence[float]) -> A.Compose:
+    """Normalisation alone: `transform(image=uint8 (32,32,3))["image"]` is float (3,32,32)."""
+    return A.Compose([A.Normalize(tuple(mean), tuple(std)), ToTensorV2()], strict=True)
+
+
+def seed_transform(transform: A.Compose, seed: int | None) -> None:
+    """Start the random stream of a Compose anew, one stream for all its steps.
+
+    Its own `seed` gives every step the same seed, so an image's flip follows from an earlier crop.
+    """
+    transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
+class AugmentedImages(Dataset):
+    """An ImageSet behind a Compose: item i is (float (3,32,32), label)."""
+
+    def __init__(self, image_set: ImageSet, transform: A.Compose):
+        self.images, self.labels, self.transform = image_set.images, image_set.labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.transform(image=self.images[i])["image"], int(self.labels[i])
+
+
+def seed_worker(_: int) -> None:
+    """`worker_init_fn`: a stream of its own for each worker and epoch.
+
+    A worker starts with a copy of the transform, random state included: left alone, all workers
+    draw the same, in every epoch. The seed that torch gives a worker differs in both.
+    """
+    worker = get_worker_info()
+    seed_transform(worker.dataset.transform, worker.seed % 2**32)
+
+
+def default_workers() -> int:
+    """Loader workers that pay here: at most 2 (Colab's cores), and 0 where a process starts from
+    nothing (Windows, macOS, Python 3.14): it would import torch anew in each epoch, for seconds."""
+    if multiprocessing.get_all_start_methods()[0] != "fork":  # the first is the platform's default
+        return 0
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+def image_loader(
+    image_set: ImageSet,
+    transform: A.Compose,
+    batch_size: int,
+    shuffle: bool = True,
+    workers: int = 0,
+    seed: int = 0,
+    drop_last: bool = False,
+) -> DataLoader:
+    """A DataLoader of (x float (B,3,32,32), y int64 (B,)); each pass over it is a new epoch.
+
+    `seed` and `workers` together determine all epochs. The caller's `transform` is copied, not used.
+    ValueError: a step of it was given an argument that albumentations does not know.
+    """
+    transform = copy.deepcopy(transform)
+    transform.strict = True  # raises; at construction albumentations only warns and takes defaults
+    seed_transform(transform, seed)
+    return DataLoader(
+        AugmentedImages(image_set, transform),
+        batch_size,
+        shuffle,
+        num_workers=workers,
+        drop_last=drop_last,
+        worker_init_fn=seed_worker,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 (B,32,32,3) on any device -> float (B,3,32,32), (value / 255 - mean) / std."""
+    _check_images(images)
+    x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    scale, shift = _constants(tuple(mean), tuple(std), x.device)
+    return x.mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=16)  # copied once: a copy a batch would make the CPU wait for the GPU
+def _constants(mean: tuple, std: tuple, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
+    return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
+
+
+@dataclass(frozen=True)
+class BatchAugment:
+    """`train_transform` for batches: uint8 (B,32,32,3) on any device -> float (B,3,32,32).
+
+    The generator is the CPU's, so a seed means the same draws on each device. flip: probability, or
+    "alternating" (Jordan 2024, arXiv:2404.00498), for which `Batches` counts the epochs.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    pad: int = 4
+    cutout: int = 8
+    flip: float | Literal["alternating"] = 0.5
+
+    def __post_init__(self) -> None:
+        _check_ranges(self.pad, self.cutout, 0 if self.flip == "alternating" else self.flip)
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return self.apply(images, self.draw(len(images), generator).to(images.device))
+
+    def draw(
+        self, count: int, generator: torch.Generator, flips: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(count,5) int64, one row an image: top and left of the crop in the padded image, flip
+        (0 or 1), top and left of the hole in the result. flips (count,): given, not drawn."""
+        crop = torch.randint(2 * self.pad + 1, (count, 2), generator=generator)
+        coin = torch.rand(count, generator=generator)
+        hole = torch.randint(SIZE - self.cutout + 1, (count, 2), generator=generator)
+        if self.flip == "alternating" and flips is None:
+            raise ValueError(
+                'flip="alternating" depends on the image and the epoch: iterate over Batches, or '
+                "pass flips=alternating_flips(count, epoch, seed) to draw()."
+            )
+        flips = coin < self.flip if flips is None else flips
+        return torch.cat([crop, flips.long()[:, None], hole], dim=1)
+
+    def apply(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Pad, crop, flip, normalise and cut out as drawn; `draws` on the device of `images`."""
+        _check_images(images)
+        top, left, flip, hole_top, hole_left = draws[:, :, None].unbind(1)  # (B,1) each
+        pixel = torch.arange(SIZE, device=images.device)
+        # Padding, crop and flip only say from which row and column each pixel comes.
+        row = _mirror(pixel + top - self.pad)
+        column = _mirror(torch.where(flip == 1, SIZE - 1 - pixel, pixel) + left - self.pad)
+        source = (row[:, :, None] * SIZE + column[:, None, :]).flatten(1)
+        # With a fourth byte a pixel is one 32-bit word: one move instead of three.
+        words = F.pad(images, (0, 1)).view(torch.int32).flatten(1).gather(1, source)
+        pixels = words.view(torch.uint8).view(-1, SIZE, SIZE, 4)[..., :3]
+        x = normalise(pixels, self.mean, self.std)
+        if self.cutout:
+            in_rows = (pixel >= hole_top) & (pixel < hole_top + self.cutout)
+            in_columns = (pixel >= hole_left) & (pixel < hole_left + self.cutout)
+            x.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
+        return x
+
+
+def alternating_flips(count: int, epoch: int, seed: int = 0) -> torch.Tensor:
+    """(count,) bool. A coin thrown once for each image says how it starts; it turns each epoch.
+
+    Two successive epochs show every image both ways round; chance shows half of them twice alike.
+    """
+    coin = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
+    return (coin + epoch) % 2 == 1
+
+
+@dataclass(eq=False, repr=False)
+class Batches:
+    """(x float (B,3,32,32), y int64 (B,)) on `device`, from images that lie there as uint8.
+
+    Every pass is a new epoch; `seed` and the epoch determine order and augmentation, the same on
+    each device. augment=None: normalisation alone. shard=(rank, ranks): this process's part of each
+    batch. ValueError: not one batch to give.
+    """
+
+    image_set: ImageSet
+    batch_size: int
+    augment: BatchAugment | None = None
+    device: torch.device | str = "cpu"
+    shuffle: bool = True
+    drop_last: bool = False
+    seed: int = 0
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or len(self) < 1:
+            raise ValueError(
+                f"{len(self.image_set)} images, batch_size {self.batch_size}, drop_last "
+                f"{self.drop_last}: not one batch. Take a batch_size from 1 to the number of images."
+            )
+        arrays = self.image_set.images, self.image_set.labels
+        arrays = (torch.from_numpy(np.require(array, requirements="CW")) for array in arrays)
+        self.images, self.labels = (array.to(self.device) for array in arrays)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.image_set), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        count, device, epoch = len(self.labels), self.device, self.epoch
+        self.epoch += 1
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        order = order.to(device)
+        if self.augment:  # the whole epoch's: a copy a batch would make the CPU wait for the GPU
+            alternating = self.augment.flip == "alternating"
+            flips = alternating_flips(count, epoch, self.seed) if alternating else None
+            draws = self.augment.draw(count, generator, flips).to(device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            rows = order[start : start + self.batch_size][self.shard[0] :: self.shard[1]]
+            images = self.images[rows]
+            if self.augment:
+                yield self.augment.apply(images, draws[rows]), self.labels[rows]
+            else:
+                yield normalise(images, self.image_set.mean, self.image_set.std), self.labels[rows]
+
+
+def _mirror(i: torch.Tensor) -> torch.Tensor:
+    """Row or column numbers beyond the edge, mirrored at the edge pixel: -1 -> 1, 32 -> 30."""
+    return SIZE - 1 - (SIZE - 1 - i.abs()).abs()
+
+
+def _check_ranges(pad: int, cutout: int, flip: float) -> None:
+    if not (0 <= pad < SIZE and 0 <= cutout <= SIZE and 0 <= flip <= 1):
+        raise ValueError(
+            f"pad {pad}, cutout {cutout}, flip {flip}: expected 0 <= pad < 32, 0 <= cutout <= 32, "
+            "0 <= flip <= 1."
+        )
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if images.dtype != torch.uint8 or images.shape[1:] != (SIZE, SIZE, 3):
+        raise ValueError(
+            f"images {tuple(images.shape)} of {images.dtype}: expected uint8 (B,32,32,3), as in an "
+            "ImageSet, not normalised yet."
+        )

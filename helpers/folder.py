@@ -1,0 +1,101 @@
+"""A folder of your own pictures: train/<class>/* and test/<class>/*, checked and converted."""
+
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+LAYOUT = "expected train/<class>/* and test/<class>/* in it"
+UNASKED = ("Thumbs.db", "desktop.ini", "__MACOSX")  # files that systems put there; .* as well
+
+
+class FolderError(ValueError):
+    """The folder is not laid out as expected, or a picture in it cannot be used."""
+
+
+def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
+    """The class names, and for "train" and "test" a list of (file, label), in order of names."""
+    top = path.resolve()
+    if not top.is_dir():
+        raise FolderError(f"{top} is not a folder: {LAYOUT}")
+    parts = {entry.name: entry for entry in _entries(top, top)}
+    classes, files = {}, {"train": [], "test": []}
+    for part in files:
+        if part not in parts or not parts[part].is_dir():
+            raise FolderError(f"{top} has no folder {part}: {LAYOUT}")
+        folders = _entries(parts[part], top)
+        classes[part] = tuple(entry.name for entry in folders)
+        for label, entry in enumerate(folders):
+            if not entry.is_dir():
+                raise FolderError(f"{entry} is not the folder of a class: {LAYOUT}")
+            pictures = [(file, label) for file in _entries(entry, top)]
+            if not pictures:
+                raise FolderError(f"{entry} is empty: every class needs pictures in both parts")
+            files[part] += pictures
+    train, test = set(classes["train"]), set(classes["test"])
+    if train != test:
+        raise FolderError(
+            f"{top}: the classes differ. Only train has {sorted(train - test)}, only test has "
+            f"{sorted(test - train)}: expected the same folders in both"
+        )
+    if len(train) < 2:
+        raise FolderError(f"{top}/train holds {len(train)} class(es): expected at least two")
+    return classes["train"], files
+
+
+def _entries(folder: Path, top: Path) -> list[Path]:
+    found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in UNASKED]
+    for entry in found:
+        if not entry.resolve().is_relative_to(top):
+            raise FolderError(f"{entry} is a link that leads outside {top}: copy it there instead")
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def read_picture(file: Path, size: int, tally: Counter) -> np.ndarray:
+    """One picture as (size,size,3) uint8; `tally` counts what had to be converted."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata does not matter
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a huge picture does
+            with Image.open(file) as opened:
+                frames = getattr(opened, "n_frames", 1)
+                turned = opened.getexif().get(0x0112, 1) != 1  # the camera's orientation
+                image = ImageOps.exif_transpose(opened)
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raise ValueError(f"mode {image.mode}: expected 8 bits a channel")
+        grey, lowest = image.mode in ("1", "L", "LA"), 255
+        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            lowest = image.getextrema()[3][0]
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        width, height = image.size
+        image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    except Exception as error:  # a damaged file can make a decoder raise nearly anything
+        raise FolderError(
+            f"{file} cannot be read as a picture ({error}): mend or remove it"
+        ) from error
+    tally["read"] += 1
+    tally["resized"] += (width, height) != (size, size)
+    tally["cropped"] += width != height
+    tally["grey"] += grey
+    tally["transparent"] += lowest < 255
+    tally["turned"] += turned
+    tally["animated"] += frames > 1
+    return np.asarray(image)
+
+
+def conversions(tally: Counter) -> str:
+    """One sentence on what `read_picture` converted; empty where it was nothing."""
+    says = {
+        "resized": "resized",
+        "cropped": "cropped to a centred square before that",
+        "grey": "made RGB from grey",
+        "transparent": "laid on white, being transparent",
+        "turned": "turned upright as the camera noted",
+        "animated": "animated, of which the first frame is used",
+    }
+    made = [f"{tally[key]} {text}" for key, text in says.items() if tally[key]]
+    return f"Of {tally['read']} pictures read: {'; '.join(made)}." if made else ""

@@ -1,0 +1,193 @@
+"""Grad-CAM (Selvaraju et al. 2017): where a layer sees evidence for a class, and three checks of
+how far to believe the map."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.evaluation import eval_mode, predict
+
+
+@dataclass(frozen=True)
+class Cam:
+    """raw: maps (B, h, w) >= 0 in logits, at the layer's own resolution; logits: (B, C); target:
+    the class (B,) each map explains."""
+
+    raw: Tensor
+    logits: Tensor
+    target: Tensor
+
+    def resized(self, size: tuple[int, int], normalize: bool = True) -> Tensor:
+        """The maps (B, H, W), bilinear; normalised: each from 0 to 1, a flat one all 0."""
+        maps = _unit_range(self.raw) if normalize else self.raw
+        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        return _unit_range(maps) if normalize else maps  # again: resizing flattens the peaks
+
+
+def _unit_range(maps: Tensor) -> Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def grad_cam(
+    model: nn.Module, x: Tensor, layer: nn.Module | str, target: int | Tensor | None = None
+) -> Cam:
+    """Maps of the evidence for `target` in the output A (B, K, h, w) of `layer`.
+
+    A channel's weight is the mean of its gradient d logit / d A over the map; the weighted sum of
+    the channels, negative parts cut off, is the map. One forward and one backward pass make all B.
+
+    model: (B, 3, H, W) -> logits (B, C), without a softmax: its gradients would move the map.
+    layer: a module of the model, or its dotted name. target: None (the predicted class), one class
+    for all, or (B,). The model runs in eval mode and is left as found, also after an error.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(
+            f"expected normalised images (B, 3, H, W), float, got {tuple(x.shape)}, {x.dtype}:"
+            " a single image becomes a batch as x[None]"
+        )
+    name, layer = _find(model, layer)
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        with _output(layer, name) as found:
+            # A CPU convolves and pools batches up to twice as fast with the channels last.
+            order = torch.channels_last if len(x) > 1 else torch.preserve_format
+            logits = model(x.detach().clone(memory_format=order))
+        if len(found) != 1:
+            raise ValueError(
+                f"layer {name!r} ran {len(found)} times in one forward pass, Grad-CAM needs exactly"
+                " one map: choose a layer that the model calls once"
+            )
+        target = _target(target, logits)
+        score = logits.gather(1, target[:, None]).sum()  # in eval mode the images do not mix
+        needs = score.requires_grad
+        gradient = torch.autograd.grad(score, found, allow_unused=True)[0] if needs else None
+    if gradient is None:
+        raise ValueError(f"the logits do not depend on layer {name!r}: choose one on their path")
+    weights = gradient.mean((2, 3), keepdim=True)
+    return Cam(F.relu((weights * found[0].detach()).sum(1)), logits.detach(), target)
+
+
+def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        if name == layer or module is layer:
+            return name, module
+    names = ", ".join(name for name in modules if name)
+    wanted = repr(layer) if isinstance(layer, str) else f"this {type(layer).__name__}"
+    raise ValueError(f"the model has no layer {wanted}; its layers are: {names}")
+
+
+@contextmanager
+def _output(layer: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Collects what `layer` returns, as the first node of the graph; removes its hook."""
+    found: list[Tensor] = []
+
+    def keep(module, inputs, output):
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"layer {name!r} returns {got}, Grad-CAM needs maps (B, K, h, w): choose a layer"
+                " before the image is flattened"
+            )
+        found.append(output.detach().clone().requires_grad_())
+        return found[-1].clone()  # an in-place ReLU behind the layer alters this copy only
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:
+    if logits.ndim != 2:
+        raise ValueError(f"expected logits (B, C) from the model, got {tuple(logits.shape)}")
+    count, classes = logits.shape
+    given = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device)
+    whole = not given.is_floating_point() and given.dtype != torch.bool
+    if not whole or given.shape not in ((), (count,)) or ((given < 0) | (given >= classes)).any():
+        raise ValueError(
+            f"target must be None, a class 0 to {classes - 1}, or {count} of them, one an image;"
+            f" got {target!r}"
+        )
+    return given.long().expand(count)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's correlation (B,) of the maps a and b (B, h, w), image by image, ties sharing
+    their mean rank; NaN where a map is flat."""
+    result = []
+    for u, v in zip(a.flatten(1).double(), b.flatten(1).double(), strict=True):
+        # How many values are smaller, less how many are larger: twice the rank, centred on 0.
+        u, v = (torch.sign(w[:, None] - w).sum(1) for w in (u, v))
+        result.append(u @ v / (u.norm() * v.norm()))
+    return torch.stack(result)
+
+
+def randomization_cascade(
+    model: nn.Module,
+    x: Tensor,
+    layer: nn.Module | str,
+    target: int | Tensor | None = None,
+    parts: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Does the map depend on what was learned (Adebayo et al. 2018)? On a copy of the model the
+    parts get fresh random weights one after the other and keep them; after each, the raw maps'
+    rank correlations (B,) with the trained model's.
+
+    parts: dotted names, the first to go first; default: the model's children, from the top down.
+    """
+    name, _ = _find(model, layer)
+    trained = grad_cam(model, x, name, target)
+    if parts is None:
+        parts = [n for n, m in model.named_children() if any(True for _ in m.parameters())][::-1]
+    result, copied = {}, copy.deepcopy(model)
+    with eval_mode(copied):  # which also puts the random state back
+        torch.default_generator.manual_seed(seed)
+        for part in parts:
+            for module in _find(copied, part)[1].cpu().modules():  # the same draw on any device
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+                elif any(True for _ in module.parameters(recurse=False)):
+                    raise ValueError(
+                        f"{type(module).__name__} in part {part!r} has weights of its own but no"
+                        " reset_parameters(): name parts without it, or give it that method"
+                    )
+            fresh = grad_cam(copied.to(x.device), x, name, trained.target)
+            result[part] = rank_correlation(trained.raw, fresh.raw)
+    return result
+
+
+def deletion_curve(
+    model: nn.Module,
+    x: Tensor,
+    maps: Tensor,
+    target: Tensor,
+    shares: Sequence[float],
+    seed: int = 0,
+) -> Tensor:
+    """Logits (S, B) of `target` (B,) with each share (0..1) of the pixels hidden, the highest of
+    `maps` (B, H, W) first (Petsiuk et al. 2018). A map that points at the evidence makes the logit
+    fall faster than the same map shifted, or a random one.
+
+    Hidden pixels are 0, the data's mean colour; equal values go in random order, set by `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    tie = torch.rand(maps[0].numel(), generator=generator).argsort().to(maps.device)
+    order = tie[maps.flatten(1)[:, tie].argsort(dim=1, descending=True, stable=True)]
+    rank = order.argsort(dim=1).view_as(maps)[:, None]  # 0: the first pixel to go
+    batches = [(x * (rank >= share * rank[0].numel()), target) for share in shares]
+    logits = predict(model, batches).logits.view(len(shares), len(x), -1)
+    return logits.gather(2, target.cpu().expand(len(shares), -1)[..., None])[..., 0]
+
+
+def share_inside(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """How much of each map (B, H, W), not normalised, lies inside the object's mask (B, H, W)
+    bool, and how much would by chance: two (B,), 0..1; NaN for an empty map."""
+    masks = masks.to(maps)
+    return (maps * masks).sum((1, 2)) / maps.sum((1, 2)), masks.mean((1, 2))

@@ -1,0 +1,98 @@
+"""The net of the course, and the smaller ones it is compared with.
+
+DavidNet is the 9-layer residual net that David Page trained on CIFAR-10 in 79 seconds ("How to
+Train Your ResNet", 2018), here with strided 1x1 convolutions as shortcuts. Every net takes
+normalised images (B, 3, 32, 32), float, and returns logits (B, classes): the loss applies softmax.
+No convolution has a bias: the batch norm behind it would subtract it again.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps height and width: (B, inputs, H, W) -> (B, outputs, H, W)."""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+
+
+class TransitionBlock(nn.Module):
+    """A plain stage: (B, inputs, H, W) -> (B, outputs, H/2, W/2)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = conv3x3(inputs, outputs)
+        self.pool = nn.MaxPool2d(2)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Pooling first leaves a quarter of the values to normalise.
+        return F.relu(self.bn(self.pool(self.conv(x))))
+
+
+class BasicBlock(nn.Module):
+    """A residual stage: (B, inputs, H, W) -> (B, outputs, H/2, W/2)."""
+
+    def __init__(self, inputs: int, outputs: int, shortcut: bool = True):
+        super().__init__()
+        self.conv1 = conv3x3(inputs, outputs)
+        self.pool = nn.MaxPool2d(2)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv3 = conv3x3(outputs, outputs)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        halve = nn.Conv2d(inputs, outputs, kernel_size=1, stride=2, bias=False)
+        self.shortcut = nn.Sequential(halve, nn.BatchNorm2d(outputs)) if shortcut else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        main = F.relu(self.bn1(self.pool(self.conv1(x))))
+        main = F.relu(self.bn2(self.conv2(main)))
+        main = F.relu(self.bn3(self.conv3(main)))
+        # Not `main += ...`: the ReLU needs its output unchanged for the backward pass.
+        return main if self.shortcut is None else main + self.shortcut(x)
+
+
+class DavidNet(nn.Module):
+    """(B, 3, 32, 32) -> logits (B, classes); 6,713,674 parameters at width 64 with 10 classes.
+
+    width: channels behind the stem, doubled by each stage. shortcuts=False leaves the main paths.
+    """
+
+    def __init__(self, width: int = 64, classes: int = 10, shortcuts: bool = True):
+        super().__init__()
+        self.stem = nn.Sequential(conv3x3(3, width), nn.BatchNorm2d(width))
+        self.stage1 = BasicBlock(width, 2 * width, shortcuts)  # 32x32 -> 16x16
+        self.stage2 = TransitionBlock(2 * width, 4 * width)  # 16x16 -> 8x8
+        self.stage3 = BasicBlock(4 * width, 8 * width, shortcuts)  # 8x8 -> 4x4
+        self.classifier = nn.Linear(8 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.classifier(F.avg_pool2d(x, 4).flatten(1))
+
+
+class LinearNet(nn.Module):
+    """One linear layer on the pixels, the first baseline: (B, 3, 32, 32) -> logits (B, classes)."""
+
+    def __init__(self, classes: int = 10):
+        super().__init__()
+        self.classifier = nn.Linear(3 * 32 * 32, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(x.flatten(1))
+
+
+class SmallCNN(nn.Module):
+    """Three plain stages, the second baseline: (B, 3, 32, 32) -> logits (B, classes)."""
+
+    def __init__(self, width: int = 16, classes: int = 10):
+        super().__init__()
+        self.stage1 = TransitionBlock(3, width)  # 32x32 -> 16x16
+        self.stage2 = TransitionBlock(width, 2 * width)  # 16x16 -> 8x8
+        self.stage3 = TransitionBlock(2 * width, 4 * width)  # 8x8 -> 4x4
+        self.classifier = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.classifier(F.avg_pool2d(x, 4).flatten(1))

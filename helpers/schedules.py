@@ -1,0 +1,222 @@
+"""Learning-rate schedules as plain functions of the step, and a dry run of one before training.
+
+Steps count from 0. A t that is no step of the schedule raises: t < 0 in all four, t after the last
+step in the three that have one (`triangular` repeats for ever).
+"""
+
+import copy
+import math
+import warnings
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+
+def _step(t: int, total: float = math.inf) -> int:
+    if isinstance(t, bool) or not hasattr(t, "__index__"):
+        raise TypeError(f"t = {t!r}: expected the index of a step, a whole number from 0")
+    if not 0 <= t < total:
+        last = "no last step" if total == math.inf else f"{total} steps, 0 to {total - 1}"
+        raise ValueError(f"t = {t} is no step: the schedule has {last}. Count your calls")
+    return int(t)
+
+
+def _positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise ValueError(f"{name} = {number!r}: expected a finite number above 0")
+
+
+def triangular(
+    t: int,
+    base: float,
+    peak: float,
+    half_cycle: float,
+    mode: str = "triangular",
+    gamma: float = 1.0,
+) -> float:
+    """LR at step t: from `base` up to `peak` in `half_cycle` steps, down in as many, and again.
+
+    mode: "triangular", "triangular2" (half the height each cycle), "exp_range" (height x gamma**t).
+    Equals torch's CyclicLR(step_size_up=half_cycle). Paper: Smith 2017, arXiv:1506.01186.
+    """
+    t = _step(t)
+    _positive(peak=peak, half_cycle=half_cycle, gamma=gamma)
+    if not 0 <= base <= peak:
+        raise ValueError(f"base = {base!r}: expected 0 <= base <= peak = {peak}")
+    if mode not in ("triangular", "triangular2", "exp_range"):
+        raise ValueError(f"mode = {mode!r}: expected 'triangular', 'triangular2' or 'exp_range'")
+    cycle, position = divmod(t, 2 * half_cycle)
+    height = 1 - abs(position / half_cycle - 1)
+    if mode == "triangular2":
+        height *= 0.5**cycle
+    elif mode == "exp_range":
+        height *= gamma**t
+    return base + (peak - base) * height
+
+
+def one_cycle(
+    t: int,
+    total: int,
+    peak: float,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal: str = "cos",
+    three_phase: bool = False,
+) -> float:
+    """LR at step t of `total`: from peak/div_factor to `peak`, to peak/div_factor/final_div_factor.
+
+    anneal: "cos" or "linear". three_phase: back to the start, then to the end, as in the paper.
+    Equals torch's OneCycleLR, with its flaw: the peak stands at pct_start*total - 1, and where that
+    is no whole number no step meets it. Paper: Smith and Topin 2018, arXiv:1708.07120.
+    """
+    if isinstance(total, bool) or not hasattr(total, "__index__") or total < 1:
+        raise ValueError(f"total = {total!r}: expected the number of steps, a whole number from 1")
+    t = _step(t, total)
+    _positive(peak=peak, div_factor=div_factor, final_div_factor=final_div_factor)
+    if anneal not in ("cos", "linear"):
+        raise ValueError(f"anneal = {anneal!r}: expected 'cos' or 'linear'")
+    if not 0 <= pct_start <= 1:
+        raise ValueError(f"pct_start = {pct_start!r}: expected a share of the steps, 0 to 1")
+    rise_end = pct_start * total - 1
+    if rise_end == 0:
+        raise ValueError(f"pct_start = {pct_start}: one step of {total} is no rise; take more or 0")
+    start = peak / div_factor
+    phases = [(rise_end, start, peak), (total - 1, peak, start / final_div_factor)]
+    if three_phase:
+        phases[1:] = [(2 * rise_end, peak, start), (total - 1, start, start / final_div_factor)]
+    i = next(i for i, phase in enumerate(phases) if t <= phase[0])
+    end, first, last = phases[i]
+    begin = phases[i - 1][0] if i else 0
+    part = (t - begin) / (end - begin)
+    if anneal == "linear":
+        return (last - first) * part + first
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * part))
+
+
+def source_one_cycle(epoch: int, reducer: float = 2.0) -> float:
+    """LR of epoch 0..23 of the 2020 run: 0.0944, up to 0.472 at epoch 5, and down; one an epoch.
+
+    In the last two, peak - reducer * base stands in for the range: the LR jumps from 0.170 to 0.042
+    and is negative where the reducer exceeds peak / base = 5.
+    """
+    epoch, base, peak, up = _step(epoch, 24), 0.0944, 0.472, 5
+    height = 1 - abs(epoch / up - 1) if epoch <= up else 1 - (epoch - up) / 20
+    return base + (peak - base) * height if epoch < 22 else (peak - reducer * base) * height
+
+
+def piecewise_linear(t: int, steps: Sequence[int], values: Sequence[float]) -> float:
+    """Straight lines through the knots (steps[i], values[i]); `steps` rises from 0 to total - 1.
+
+    Knots are whole steps, so each of `values` is met exactly, the last of them at the last step.
+    """
+    if len(steps) != len(values) or len(steps) < 2:
+        raise ValueError(f"{len(steps)} steps, {len(values)} values: expected as many, 2 or more")
+    if steps[0] != 0 or any(a % 1 for a in steps) or min(np.diff(steps)) <= 0:
+        raise ValueError(f"steps = {steps}: expected whole numbers that rise from 0 to total - 1")
+    t = _step(t, int(steps[-1]) + 1)
+    i = bisect_left(steps, t)
+    if t == steps[i]:
+        return float(values[i])
+    part = (t - steps[i - 1]) / (steps[i] - steps[i - 1])
+    return values[i - 1] + (values[i] - values[i - 1]) * part
+
+
+@dataclass
+class DryRun:
+    """LR and momentum (or None) of each step, float (steps,), and what is wrong; print it."""
+
+    lr: np.ndarray
+    momentum: np.ndarray | None
+    problems: list[str]
+
+    def __str__(self) -> str:
+        n, lr = len(self.lr), self.lr
+        chosen = {*np.linspace(0, n - 1, min(n, 24)).astype(int), np.argmax(lr), np.argmin(lr)}
+        rows = ["  step            LR" + ("" if self.momentum is None else "  momentum")]
+        for t in sorted(int(t) for t in chosen):
+            rows.append(f"{t:6d}  {lr[t]:12.6g}")
+            rows[-1] += "" if self.momentum is None else f"  {self.momentum[t]:8.4f}"
+        return "\n".join(
+            rows + [f"! {problem}" for problem in self.problems or ["no problem found"]]
+        )
+
+
+def dry_run(
+    schedule: Callable[[int], float] | LRScheduler,
+    total: int,
+    momentum: Callable[[int], float] | None = None,
+    peak: float | None = None,
+) -> DryRun:
+    """Every step of a schedule before a training of `total` steps, and what is wrong with it.
+
+    schedule: a function of the step, or a torch scheduler on its optimizer, of which a copy is run
+    from where it stands (first parameter group). momentum: a function of the step; torch's is read.
+    peak: the LR that some step should meet; torch's CyclicLR and OneCycleLR say it themselves.
+    """
+    problems = []
+    if isinstance(schedule, LRScheduler):
+        lr, momenta, peak, end = _run_copy(schedule, total, peak)
+        made_with = schedule.optimizer.defaults.get("momentum")
+        if momenta and made_with is not None and set(momenta) != {made_with}:
+            low, high = min(momenta), max(momenta)
+            problems.append(f"momentum is cycled too: {low:g} to {high:g}, not {made_with:g}")
+    else:
+        lr = [float(schedule(0))]  # an error at step 0 is no matter of counting: let it out
+        end = bisect_left(range(10**9), True, key=lambda t: _at(schedule, t) is None)
+        lr += [_at(schedule, t) for t in range(1, min(end, total + 1))]
+        momenta = momentum and [momentum(t) for t in range(min(end, total))]
+    if end not in (total, 10**9):
+        problems.append(f"wrong step count: the schedule has {end} steps, the training {total}")
+    late, lr = lr[total:], np.array(lr[:total])
+    if not np.isfinite(lr).all():
+        problems.append(f"the LR is not finite at step {np.argmin(np.isfinite(lr))}")
+    if lr.min() < 0:
+        problems.append(f"the LR is negative at step {np.argmax(lr < 0)}: {lr[lr < 0][0]:.4g}")
+    elif late and late[0] < 0:
+        problems.append(f"the LR is below zero one step too late, at step {total}: {late[0]:.4g}")
+    if peak is not None and not math.isclose(lr.max(), peak, rel_tol=1e-9):
+        problems.append(f"peak {peak:g} missed: the LR is {lr.max():.6g} at step {lr.argmax()}")
+    return DryRun(lr, np.array(momenta[:total]) if momenta else None, problems)
+
+
+def _at(schedule: Callable[[int], float], t: int) -> float | None:
+    """schedule(t), or None where the schedule has no step t."""
+    try:
+        return float(schedule(t))
+    except (ValueError, LookupError):
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
+    """LR and momentum of steps 0..total, the peak it was given, and its number of steps."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise TypeError(
+            "ReduceLROnPlateau follows the losses of a training: no dry run without one"
+        )
+    scheduler, lr, momenta = copy.deepcopy(scheduler), [], []
+    group = scheduler.optimizer.param_groups[0]
+    if peak is None:
+        peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
+    end = getattr(scheduler, "total_steps", 10**9)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch misses the optimizer.step() that a dry run leaves out
+        while True:
+            lr.append(float(group["lr"]))
+            momenta.append(group.get("momentum", group.get("betas", [None])[0]))
+            if len(lr) > min(total, end):
+                break
+            try:
+                scheduler.step()
+            except ValueError:  # LambdaLR of a function that has no such step
+                end = len(lr)
+                break
+    return lr, [] if momenta[0] is None else momenta, peak, end

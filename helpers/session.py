@@ -1,0 +1,176 @@
+"""What every notebook opens with: one profile, device, seed and data set, printed as one table.
+
+A profile says how much of everything a notebook uses, so the same lesson runs in seconds as a test,
+in minutes on a laptop, and in full on a GPU. No number of a profile stands anywhere else.
+"""
+
+import inspect
+import os
+import platform
+import random
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Markdown
+from torch import nn
+
+from helpers.data import Data, ImageSet, load
+from helpers.models import DavidNet
+from helpers.recipes import COURSE, Recipe
+from helpers.training import fit
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of everything: images, epochs, steps."""
+
+    name: str
+    source: str  # the data when nobody asks for another
+    limit: int | None  # images in each of train, val and test; None: all
+    width: int  # of the net
+    epochs: int
+    batch_size: int
+    range_batch: int  # the range test of lesson 03
+    range_steps: int
+    range_every: int  # steps between two evaluations of the range test's accuracy
+    compare_images: int | None  # training images for comparisons at equal budget; None: all
+    compare_epochs: int
+    compare_width: int
+    seeds: tuple[int, ...]  # of those comparisons
+
+    def recipe(self, base: Recipe = COURSE) -> Recipe:
+        """`base` with this profile's epochs and batch size, and the LR that belongs to them."""
+        return replace(base.with_batch(self.batch_size), epochs=self.epochs)
+
+    def comparison(self, data: Data) -> ImageSet:
+        """The training images of a comparison at equal budget: always the same ones."""
+        count = min(self.compare_images or len(data.train), len(data.train))
+        return data.train.subset(np.arange(len(data.train))[:: len(data.train) // count][:count])
+
+
+PROFILES = {
+    "smoke": Profile(
+        "smoke", "shapes", limit=2000, width=8, epochs=2, batch_size=128,
+        range_batch=64, range_steps=60, range_every=10,
+        compare_images=1000, compare_epochs=2, compare_width=8, seeds=(0,),
+    ),
+    "cpu": Profile(
+        "cpu", "auto", limit=12000, width=16, epochs=5, batch_size=256,
+        range_batch=64, range_steps=100, range_every=10,
+        compare_images=3000, compare_epochs=4, compare_width=8, seeds=(0, 1),
+    ),
+    "full": Profile(
+        "full", "auto", limit=None, width=64, epochs=24, batch_size=512,
+        range_batch=128, range_steps=5859, range_every=25,
+        compare_images=None, compare_epochs=8, compare_width=64, seeds=(0, 1, 2),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Session:
+    """The choices a notebook runs under."""
+
+    profile: Profile
+    device: torch.device
+    seed: int
+    data: Data
+
+    @property
+    def folder(self) -> Path:
+        """Where lesson 05 leaves this profile's trained net for the lessons after it."""
+        return REPOSITORY / "runs" / f"{self.data.name}-{self.profile.name}-seed{self.seed}"
+
+    def net(self) -> DavidNet:
+        """A fresh course net of this profile's width, initialised from the session's seed."""
+        torch.manual_seed(self.seed)
+        return DavidNet(self.profile.width, len(self.data.classes)).to(self.device)
+
+    def trained_net(self) -> nn.Module:
+        """The net lesson 05 trained with this profile, data and seed, or one trained now."""
+        net, weights = self.net(), self.folder / "model.pt"
+        if weights.is_file():
+            print(f"Loaded the net that lesson 05 trained ({self.profile.name} profile).")
+            net.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
+        else:
+            recipe = self.profile.recipe()
+            print(f"Lesson 05 has not run here, so the net is trained now: {recipe.epochs} epochs.")
+            fit(net, self.data.train, recipe=recipe, seed=self.seed, out=self.folder)
+        return net.eval()
+
+
+def start(
+    profile: str | None = None, source: str | None = None, seed: int | None = None
+) -> Session:
+    """Choose profile, device and data, seed the random generators, print one table.
+
+    Each argument overrides an environment variable, which `python -m helpers run` sets:
+    `COURSE_PROFILE` (auto, smoke, cpu, full), `COURSE_DATA` (auto, shapes, cifar10, folder:PATH)
+    and `COURSE_SEED`. Profile "auto" is full where CUDA is, cpu otherwise.
+
+    Raises:
+        ValueError: for an unknown profile, or a seed that is no whole number.
+    """
+    chosen = choose_profile(profile or os.environ.get("COURSE_PROFILE", "auto"))
+    text = str(seed if seed is not None else os.environ.get("COURSE_SEED", "0"))
+    if not text.isdecimal():
+        raise ValueError(f"seed {text!r}: expected a whole number from 0 on, as in COURSE_SEED=0")
+    wanted = source or os.environ.get("COURSE_DATA", "auto")
+    data = load(chosen.source if wanted == "auto" else wanted, limit=chosen.limit)
+    random.seed(int(text))
+    np.random.seed(int(text))
+    torch.manual_seed(int(text))
+    session = Session(chosen, find_device(), int(text), data)
+    print(describe(session))
+    return session
+
+
+def choose_profile(name: str) -> Profile:
+    """The profile of that name; "auto" looks for CUDA."""
+    if name == "auto":
+        name = "full" if torch.cuda.is_available() else "cpu"
+    if name not in PROFILES:
+        raise ValueError(f"profile {name!r}: expected auto, {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def find_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def describe(session: Session) -> str:
+    """The table at the top of each notebook; no clock time, no path of this machine in it."""
+    data, profile = session.data, session.profile
+    if session.device.type == "cuda":
+        device = torch.cuda.get_device_name()
+    else:
+        device = f"{session.device.type}, {torch.get_num_threads()} threads"
+    parts = f"{len(data.train):,} training, {len(data.val):,} held-out images"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+    rows = {
+        "profile": f"{profile.name}: width {profile.width}, {profile.epochs} epochs, "
+        f"batch {profile.batch_size}",
+        "data": f"{data.name}: {parts}",
+        "device": device,
+        "versions": f"Python {platform.python_version()}, {packages}",
+        "seed, date": f"{session.seed}, {date.today()}",
+    }
+    table = "\n".join(f"{name:<12}{value}" for name, value in rows.items())
+    if not data.notice:
+        return table
+    line = "-" * 80
+    return f"{table}\n{line}\n{data.notice}\n{line}"
+
+
+def show_source(thing) -> Markdown:
+    """The source of a helper, highlighted: the very lines that run, never a copy of them."""
+    return Markdown(f"```python\n{inspect.getsource(thing)}```")

@@ -1,0 +1,20 @@
+"""What the tests share: where the official CIFAR-10 is, if anywhere."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@pytest.fixture(scope="session")
+def cifar_root() -> Path:
+    """The folder that holds `cifar-10-batches-py`; the test skips where there is none."""
+    root = Path(os.environ.get("COURSE_DATA_ROOT", REPOSITORY / "data"))
+    if not (root / "cifar-10-batches-py" / "test_batch").is_file():
+        pytest.skip(f"no official CIFAR-10 in {root}: set COURSE_DATA_ROOT to where it is")
+    return root
