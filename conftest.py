@@ -1,4 +1,4 @@
-"""What pytest needs before it executes notebooks: nbval that notices a dead kernel and waits longer.
+"""What pytest needs to execute notebooks: nbval that notices a dead kernel, and waits longer.
 
 Without this a kernel that crashed, or was killed for its memory, is waited for until the cell's
 timeout of 2000 seconds, and a cell fails when its output comes 5 seconds after its end.

@@ -23,8 +23,8 @@ BUILD = ROOT / "build"
 TEST_PACKAGES = ROOT / "tests" / "requirements.txt"
 # What `doctor` says; from runs, see images/results.
 MINUTES = (
-    ("smoke", "under 4 on 2 cores"),
-    ("cpu", "under 25 on 2 cores"),
+    ("smoke", "under 4 minutes on 2 cores"),
+    ("cpu", "under 25 minutes on 2 cores"),
     ("full", "minutes on a data-centre GPU; not meant for a CPU"),
 )
 
@@ -34,6 +34,13 @@ def seed(text):
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 on")
     return text
+
+
+def positive(text):
+    """argparse type: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
 
 
 def data_source(text):
@@ -76,7 +83,8 @@ def parser():
         command.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"], default="smoke")
         command.add_argument("--only", metavar="03", help="one notebook")
     train = add("train", help="train the net, also by torchrun, in one process or several")
-    train.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"], default="auto")
+    train.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"],
+                       help="take width, epochs, batch and images from it")  # fmt: skip
     for command in (run, publish, train):
         command.add_argument("--data", type=data_source, default="auto", metavar="SOURCE",
                              help="auto, shapes, cifar10 or folder:PATH")  # fmt: skip
@@ -85,9 +93,11 @@ def parser():
     publish.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
     publish.add_argument("--repository", metavar="OWNER/NAME", help="only write this address")
     train.add_argument("--recipe", choices=["source", "course", "speedrun"], default="course")
-    train.add_argument("--width", type=int)
-    train.add_argument("--epochs", type=int)
-    train.add_argument("--batch-size", type=int)
+    train.add_argument("--width", type=positive, help="channels of the stem, 64 in the course")
+    train.add_argument("--epochs", type=positive, help="default: the recipe's")
+    train.add_argument("--batch-size", type=positive, help="default: the recipe's")
+    train.add_argument("--limit", type=positive, help="at most so many images of each part")
+    train.add_argument("--holdout", type=int, default=5000, help="0: train on all, then test")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--resume", action="store_true")
     test = add("test", help="pytest over tests/ and all notebooks; further arguments go to pytest")
@@ -101,7 +111,7 @@ def run(options, rest):
     from helpers.notebooks import execute_all
 
     environment.check_pair(sys.executable)
-    outcomes = execute_all(choose(options.only), choice(options))
+    outcomes = execute_all(choose(options.only), choice(options), BUILD)
     print(f"The executed notebooks are in {BUILD}")
     return int(any(outcome.error for outcome in outcomes))
 
@@ -131,14 +141,12 @@ def publish(options, rest):
         from helpers.session import choose_profile
 
         options.profile = choose_profile("auto").name
-    outcomes = notebooks.publish(paths, options.profile, choice(options), options.force)
+    outcomes = notebooks.publish(paths, options.profile, choice(options), BUILD, options.force)
     return int(any(outcome.error for outcome in outcomes))
 
 
 def test(options, rest):
-    if environment.problems(TEST_PACKAGES):
-        print("Installing tests/requirements.txt", flush=True)
-        environment.pip_install(sys.executable, ["--no-deps", "-r", str(TEST_PACKAGES)])
+    environment.complete(TEST_PACKAGES)
     environment.check_pair(sys.executable)
     rest = [str(Path(a).resolve()) if Path(a.split("::")[0]).exists() else a for a in rest]
     own = [] if any(Path(a.split("::")[0]).exists() for a in rest) else ["tests", "notebooks"]
@@ -150,18 +158,27 @@ def test(options, rest):
         "COURSE_SEED": "0",
         "COURSE_RUN": "1",
     }
-    return subprocess.call(command, cwd=str(ROOT), env=dict(os.environ, **told))
+    return environment.call(command, ROOT, told)
 
 
 def lab(options, rest):
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={NOTEBOOKS}"]
-    return subprocess.call(command + rest, env=dict(os.environ, JUPYTER_PREFER_ENV_PATH="1"))
+    return environment.call(command + rest, more={"JUPYTER_PREFER_ENV_PATH": "1"})
 
 
 def train(options, rest):
-    from helpers import training
+    from helpers import launch, session
 
-    return training.train(options)
+    options.seed = int(options.seed)
+    if options.profile:  # what is said on the command line goes before the profile
+        profile = session.choose_profile(options.profile)
+        for name in ("width", "epochs", "batch_size", "limit"):
+            if getattr(options, name) is None:
+                setattr(options, name, getattr(profile, name))
+        if options.data == "auto":
+            options.data = profile.source
+    options.width = options.width or 64
+    return launch.train(options)
 
 
 def doctor(options, rest):
@@ -185,7 +202,7 @@ def doctor(options, rest):
     cifar = (data / "cifar-10-batches-py" / "test_batch").is_file()
     where = f"in {data}" if cifar else f"not in {data}: fetched at first use (170 MB)"
     rows.append(("data", f"shapes: built in; CIFAR-10: {where}"))
-    rows += [(f"{name} run", f"minutes expected: {text}") for name, text in MINUTES]
+    rows += [(f"{name} run", f"expected: {text}") for name, text in MINUTES]
     print("\n".join(f"{name:<12}{text}" for name, text in rows))
     return 0
 
@@ -229,11 +246,12 @@ def main(arguments=None):
     if rest and options.command not in ("test", "lab"):
         parser().error(f"unknown: {' '.join(rest)}")
     try:
-        if options.command in ("run", "publish"):
-            choose(options.only)  # before anything long
         if options.command == "doctor":
             python = environment.ready() or sys.executable
         else:
+            environment.check_python()
+            if options.command in ("run", "publish"):
+                choose(options.only)  # before anything long
             python = environment.prepare()
         if python != sys.executable:
             return environment.hand_over(python, arguments)

@@ -113,7 +113,7 @@ def image_loader(
 ) -> DataLoader:
     """A DataLoader of (x float (B,3,32,32), y int64 (B,)); each pass over it is a new epoch.
 
-    `seed` and `workers` together determine all epochs. The caller's `transform` is copied, not used.
+    `seed` and `workers` together determine all epochs. The loader uses a copy of `transform`.
     ValueError: a step of it was given an argument that albumentations does not know.
     """
     transform = copy.deepcopy(transform)
@@ -181,22 +181,25 @@ class BatchAugment:
         return torch.cat([crop, flips.long()[:, None], hole], dim=1)
 
     def apply(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Pad, crop, flip, normalise and cut out as drawn; `draws` on the device of `images`."""
-        _check_images(images)
+        """Pad, crop, flip, normalise and cut out as drawn; `draws` on the device of `images`.
+
+        With a fourth byte a pixel is one 32-bit word, moved at once: `Batches` adds it beforehand.
+        """
+        _check_images(images[..., :3])
+        if images.shape[-1] == 3:
+            images = F.pad(images.contiguous(), (0, 1))
         top, left, flip, hole_top, hole_left = draws[:, :, None].unbind(1)  # (B,1) each
         pixel = torch.arange(SIZE, device=images.device)
         # Padding, crop and flip only say from which row and column each pixel comes.
         row = _mirror(pixel + top - self.pad)
         column = _mirror(torch.where(flip == 1, SIZE - 1 - pixel, pixel) + left - self.pad)
         source = (row[:, :, None] * SIZE + column[:, None, :]).flatten(1)
-        # With a fourth byte a pixel is one 32-bit word: one move instead of three.
-        words = F.pad(images, (0, 1)).view(torch.int32).flatten(1).gather(1, source)
+        words = images.view(torch.int32).flatten(1).gather(1, source)
         pixels = words.view(torch.uint8).view(-1, SIZE, SIZE, 4)[..., :3]
         x = normalise(pixels, self.mean, self.std)
-        if self.cutout:
-            in_rows = (pixel >= hole_top) & (pixel < hole_top + self.cutout)
-            in_columns = (pixel >= hole_left) & (pixel < hole_left + self.cutout)
-            x.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
+        row, column = pixel[: self.cutout] + hole_top, pixel[: self.cutout] + hole_left
+        hole = (row[:, :, None] * SIZE + column[:, None, :]).flatten(1)
+        x.flatten(2).scatter_(2, hole[:, None].expand(-1, 3, -1), 0)  # x itself: flatten is a view
         return x
 
 
@@ -231,11 +234,13 @@ class Batches:
         if self.batch_size < 1 or len(self) < 1:
             raise ValueError(
                 f"{len(self.image_set)} images, batch_size {self.batch_size}, drop_last "
-                f"{self.drop_last}: not one batch. Take a batch_size from 1 to the number of images."
+                f"{self.drop_last}: not one batch. Take a batch_size from 1 up to the image count."
             )
         arrays = self.image_set.images, self.image_set.labels
         arrays = (torch.from_numpy(np.require(array, requirements="CW")) for array in arrays)
         self.images, self.labels = (array.to(self.device) for array in arrays)
+        if self.augment:
+            self.images = F.pad(self.images, (0, 1))  # see BatchAugment.apply
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -259,7 +264,7 @@ class Batches:
             draws = self.augment.draw(count, generator, flips).to(device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             rows = order[start : start + self.batch_size][self.shard[0] :: self.shard[1]]
-            images = self.images[rows]
+            images = self.images.index_select(0, rows)
             if self.augment:
                 yield self.augment.apply(images, draws[rows]), self.labels[rows]
             else:

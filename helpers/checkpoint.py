@@ -7,42 +7,81 @@ A checkpoint is one ordinary `torch.save` file of tensors and plain values, so t
 import hashlib
 import os
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+PARTS = ("model", "final", "optimizer", "scaler")  # of a `training.Run`; each has a state_dict
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint is damaged, or belongs to another run than the one that is to go on."""
 
 
-def write(path: Path, value) -> None:
-    """`torch.save` that leaves the old file or the whole new one, whenever it is interrupted."""
+def settings(run, train, seed: int) -> dict:
+    """What has to be equal for a checkpoint to belong to this run."""
+    shapes = {name: list(tensor.shape) for name, tensor in run.model.state_dict().items()}
+    data = getattr(train, "digest", None)  # an ImageSet has one, a loader has none
+    choices = {"recipe": asdict(run.recipe), "epochs": run.epochs, "steps": run.steps, "seed": seed}
+    return choices | {"data": data, "model": shapes}
+
+
+def state(run, settings: dict) -> dict:
+    """All that the next epoch starts from. Its random numbers follow from the seed and `epoch`."""
+    parts = {name: getattr(run, name).state_dict() for name in PARTS}
+    place = {"epoch": len(run.history), "step": len(run.history) * run.steps}
+    machine = {"threads": torch.get_num_threads(), "processes": run.processes}
+    return {"settings": settings, "history": run.history} | place | machine | parts
+
+
+def begin(run, folder: Path, settings: dict, resume: bool) -> None:
+    """Put `run` where the checkpoint in `folder` is, or write the checkpoint of a new run there.
+
+    Warns where the result will not be the uninterrupted run's to the last bit.
+    """
+    saved = load(folder, settings) if resume else None
+    if saved is None:
+        if resume and run.rank == 0:
+            print(f"{folder.name} has no checkpoint yet: the run begins with its first epoch")
+        if run.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (NEWEST, PREVIOUS):
+                (folder / name).unlink(missing_ok=True)  # none of another run may be taken for ours
+            save(folder, state(run, settings))
+        return
+    for name in PARTS:
+        getattr(run, name).load_state_dict(saved[name])
+    run.history = saved["history"]
+    for name, now in (("threads", torch.get_num_threads()), ("processes", run.processes)):
+        if saved[name] != now:
+            warnings.warn(
+                f"this run began with {saved[name]} {name} and goes on with {now}: its result will "
+                "not be bit for bit what it would have been",
+                stacklevel=3,
+            )
+
+
+def save(folder: Path, state: dict) -> None:
+    """Write `state` as the newest checkpoint in `folder` and keep the one before it."""
+    write(folder / NEWEST, {**state, "checksum": checksum(state)}, keep=folder / PREVIOUS)
+
+
+def write(path: Path, value, keep: Path | None = None) -> None:
+    """`torch.save` that leaves the old file or the whole new one, whenever it is interrupted.
+
+    keep: the old file's new name; between the two renames it is there alone, under that name.
+    """
     fresh = path.with_name(path.name + ".tmp")
     with open(fresh, "wb") as file:
         torch.save(value, file)
         file.flush()
-        os.fsync(file.fileno())  # on the disk before the name points to it
+        os.fsync(file.fileno())  # on the disk before a name points to it
+    if keep is not None and path.exists():
+        os.replace(path, keep)
     os.replace(fresh, path)
-
-
-def save(folder: Path, state: dict) -> None:
-    """Write `state` as the newest checkpoint in `folder` and keep the one before it.
-
-    Between the two renames only the previous one is there, which is enough to go on from.
-    """
-    if (folder / NEWEST).exists():
-        os.replace(folder / NEWEST, folder / PREVIOUS)
-    write(folder / NEWEST, {**state, "checksum": checksum(state)})
-
-
-def remove(folder: Path) -> None:
-    """Delete the checkpoints in `folder`, so that none of an earlier run is taken for a new one."""
-    for name in (NEWEST, PREVIOUS):
-        (folder / name).unlink(missing_ok=True)
 
 
 def load(folder: Path, settings: dict) -> dict | None:
@@ -71,6 +110,7 @@ def load(folder: Path, settings: dict) -> dict | None:
             )
         for reason in damage:
             warnings.warn(f"{reason}: going on from {name} instead", stacklevel=3)
+            (folder / NEWEST).unlink(missing_ok=True)  # or the next save would keep it as previous
         return state
     if damage:
         raise CheckpointError(

@@ -155,7 +155,8 @@ def load(
     aside as `val`, in proportion to the classes; 0 keeps all for training. `limit`: train, val
     and test each keep at most so many. `seed` determines the shapes; holdout and limit choose
     the same images whatever the seed. Raises ValueError for an unknown source or sizes that do
-    not fit, folder.FolderError (a ValueError), and download.DownloadError for cifar10 that cannot be had.
+    not fit, folder.FolderError (also a ValueError), and, for cifar10 that cannot be had,
+    download.DownloadError.
     """
     if root is None:
         root = os.environ.get("COURSE_DATA_ROOT") or Path(__file__).resolve().parents[1] / "data"
@@ -203,11 +204,11 @@ def _assemble(found: _Source, holdout: int, limit: int | None) -> Data:
     if found.name == "folder" and holdout == DEFAULT_HOLDOUT and len(labels) < 10 * holdout:
         holdout = max(len(labels) // 10, classes)
         found.notice = f"{holdout} of the {len(labels)} training pictures are held out. "
-    smallest = np.bincount(labels).argmin()
-    if holdout and np.bincount(labels)[smallest] < 2:
+    sizes = np.bincount(labels)
+    if holdout and sizes.min() < 2:
         raise ValueError(
-            f"class {found.classes[smallest]!r} has a single training image: nothing can be held "
-            "out of it. Add images, or use holdout=0"
+            f"class {found.classes[sizes.argmin()]!r} has a single training image: nothing can be "
+            "held out of it. Add images, or use holdout=0"
         )
     if holdout and not classes <= holdout <= len(labels) - classes:
         raise ValueError(
@@ -236,7 +237,8 @@ def _assemble(found: _Source, holdout: int, limit: int | None) -> Data:
     if found.name == "folder":  # read now: a bad picture is found now, not in notebook 06
         opened = read_test()
         read_test = lambda: opened
-    return Data(train, val, found.name, found.notice + folder.conversions(found.tally), read_test)
+    notice = (found.notice + folder.conversions(found.tally)).strip()
+    return Data(train, val, found.name, notice, read_test)
 
 
 def _choose(labels: np.ndarray, among: np.ndarray, count: int, spare: int = 0) -> np.ndarray:
@@ -283,13 +285,11 @@ def _cifar10(root: Path) -> _Source:
     except RuntimeError:  # absent or damaged
         download.fetch_cifar10(root)
         train = CIFAR10(root, train=True, download=False)
-    labels = {"train": np.array(train.targets, dtype=np.int64)}
-    test = CIFAR10(root, train=False, download=False)
-    labels["test"] = np.array(test.targets, dtype=np.int64)
-    images = {"train": train.data, "test": test.data}
+    parts = {"train": train, "test": CIFAR10(root, train=False, download=False)}
+    labels = {name: np.array(part.targets, dtype=np.int64) for name, part in parts.items()}
 
     def read(part: str, indices: np.ndarray) -> tuple[np.ndarray, None]:
-        return images[part][indices], None
+        return parts[part].data[indices], None
 
     return _Source("cifar10", tuple(train.classes), labels, read, CIFAR10_MEAN, CIFAR10_STD)
 
@@ -299,9 +299,8 @@ def _folder(path: Path) -> _Source:
     tally = Counter()
 
     def read(part: str, indices: np.ndarray) -> tuple[np.ndarray, None]:
-        return np.stack(
-            [folder.read_picture(files[part][i][0], SIZE, tally) for i in indices]
-        ), None
+        pictures = [folder.read_picture(files[part][i][0], SIZE, tally) for i in indices]
+        return np.stack(pictures), None
 
     labels = {p: np.array([label for _, label in files[p]], dtype=np.int64) for p in files}
     return _Source("folder", classes, labels, read, tally=tally)

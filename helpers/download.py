@@ -106,7 +106,7 @@ def download(
             if not again:
                 break
         reasons.append(f"  {len(reasons) + 1}. {url}: {reason}")
-    part.unlink()
+    part.unlink(missing_ok=True)
     listed = "\n".join(reasons)
     wrong = " (the file there now is not the right one)" if path.exists() else ""
     raise DownloadError(
@@ -136,7 +136,8 @@ def _transfer(
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise _NextMirror("answers another part of the file than asked for")
         piece = _read(answer, have, size)
-        if answer.headers.get_content_type() == "text/html" or piece.lstrip()[:1] == b"<":
+        page = answer.headers.get_content_type() == "text/html"
+        if page or (not have and piece.lstrip()[:1] == b"<"):
             raise _NextMirror("answers a web page, not the file")
         length = answer.headers.get("Content-Length")
         if length and have + int(length) != size:
@@ -145,6 +146,7 @@ def _transfer(
         bar = tqdm(
             total=size, initial=have, unit="B", unit_scale=True, file=shown, disable=not progress
         )
+        bar.set_description(url.split("/")[2])  # the host
         with bar, open(part, "ab" if have else "wb") as file:
             since, until = time.monotonic(), have
             while piece:

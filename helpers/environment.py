@@ -27,6 +27,8 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 OPENCV = ("opencv-python-headless", "opencv-python",
           "opencv-contrib-python-headless", "opencv-contrib-python")  # fmt: skip
 KEEP = ("torch", "torchvision", "numpy")  # replaced under a running kernel, they break it
+KERNEL = ("ipykernel", "ipython", "jupyter-client", "tornado", "pyzmq")  # so do these
+TOOLS = ("jupyterlab", "ipykernel", "nbclient", "nbval")  # around the notebooks, not in them
 NO_NETWORK = ("NewConnectionError", "ConnectTimeout", "NameResolution", "getaddrinfo", "ProxyError",
               "name resolution", "ReadTimeout", "Connection refused", "Network is unreachable",
               "SSLError", "Connection reset", "from versions: none")  # fmt: skip
@@ -39,7 +41,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 
 REPOSITORY = "OWNER/REPO"
 places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / REPOSITORY.split("/")[1]]
@@ -204,28 +205,30 @@ def make_venv() -> str:
     return str(python)
 
 
-def complete(everything: bool = False) -> list:
-    """Install into this interpreter what it lacks; the requirements installed.
+def complete(path: Path = REQUIREMENTS, everything: bool = False, skip: tuple = ()) -> list:
+    """Install into this interpreter what it lacks of `path`; the requirements installed.
 
-    `everything` asks pip about all of requirements.txt, also about what those packages need.
+    `everything` asks pip about the whole file, and so about what those packages need themselves;
+    `skip` names packages that are not needed now.
 
     Raises:
         CourseError: torch, torchvision or numpy is there and too old or too new; it is not touched.
     """
-    lacks = problems()
-    wrong = [(name, here, line) for name, here, line in lacks if here and name in KEEP]
-    for name, here, line in wrong:
-        raise CourseError(
-            f"{name} {here} is here, and the course needs {line}. Replacing it could break this "
-            "environment: upgrade torch, torchvision and numpy yourself, together, or call "
-            "`python3 -m helpers run` outside this environment, and the course makes its own."
-        )
+    lacks = [row for row in problems(path) if row[0] not in skip]
+    for name, here, line in lacks:
+        if here and name in KEEP:
+            raise CourseError(
+                f"{name} {here} is here, and the course needs {line}. Replacing it could break the "
+                "environment: upgrade torch, torchvision and numpy yourself, together, or call "
+                "`python3 -m helpers run` outside this environment, and the course makes its own."
+            )
     if lacks or everything:
-        pins = [f"{name}=={installed(name)}" for name in KEEP + OPENCV if installed(name)]
+        held = [n for n in KEEP + OPENCV + KERNEL if n not in [row[0] for row in lacks]]
+        pins = [f"{name}=={installed(name)}" for name in held if installed(name)]
         cv2 = next((installed(name) for name in OPENCV if installed(name)), None)
         if cv2 and not installed(OPENCV[0]):  # albumentations asks for this build: the same cv2
             pins.append(f"{OPENCV[0]}=={cv2}")
-        wanted = ["-r", str(REQUIREMENTS)] if everything else [line for _, _, line in lacks]
+        wanted = ["-r", str(path)] if everything else [line for _, _, line in lacks]
         with tempfile.TemporaryDirectory() as folder:
             kept = Path(folder) / "constraints.txt"
             kept.write_text("\n".join(pins) + "\n", encoding="utf-8")
@@ -285,7 +288,7 @@ def bootstrap() -> None:
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network at import
     check_python()
-    done = complete()
+    done = complete(skip=TOOLS)
     if done:
         print("Installed into this kernel: " + ", ".join(done))
         names = [re.match(r"[\w.-]+", line).group() for line in done]
@@ -301,7 +304,12 @@ def bootstrap() -> None:
 
 def hand_over(python: str, arguments: list) -> int:
     """Run the command line in that interpreter; its exit code."""
-    child = subprocess.Popen([python, str(ROOT / "helpers")] + arguments)
+    return call([python, str(ROOT / "helpers")] + arguments)
+
+
+def call(command: list, cwd: "Path | None" = None, more: "dict | None" = None) -> int:
+    """Run a command with `more` in its environment, to its end, however this one is stopped."""
+    child = subprocess.Popen(command, cwd=cwd, env=dict(os.environ, **(more or {})))
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:

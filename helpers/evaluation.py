@@ -1,17 +1,22 @@
 """What a trained model gets right, how sure it is, and where it breaks."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from helpers.augment import normalise
 from helpers.data import ImageSet
+from helpers.folder import read_picture
 
 
 @dataclass(frozen=True)
@@ -22,15 +27,13 @@ class Predictions:
     labels: Tensor
 
     def __post_init__(self):
-        if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1] or not len(self):
+        shapes = tuple(self.logits.shape), tuple(self.labels.shape)
+        if self.logits.ndim != 2 or shapes[1] != shapes[0][:1] or not len(self):
+            raise ValueError(f"expected one row of logits an image, (N, C) and (N,), got {shapes}")
+        if self.labels.min() < 0 or self.labels.max() >= shapes[0][1]:
             raise ValueError(
-                f"expected logits (N, C) and labels (N,) with N > 0, got {tuple(self.logits.shape)}"
-                f" and {tuple(self.labels.shape)}: the model must return one row of logits an image"
-            )
-        if self.labels.min() < 0 or self.labels.max() >= self.logits.shape[1]:
-            raise ValueError(
-                f"labels run from {self.labels.min()} to {self.labels.max()}, the model knows 0 to"
-                f" {self.logits.shape[1] - 1}: build it with as many classes as the data has"
+                f"the model knows classes 0 to {shapes[0][1] - 1}, the labels run from"
+                f" {self.labels.min()} to {self.labels.max()}: give it as many classes as the data"
             )
 
     def __len__(self) -> int:
@@ -107,7 +110,7 @@ def predict(
             f"the model is on {device_of(model)}, not on {device}: call model.to('{device}') first"
         )
     logits, labels = [], []
-    with eval_mode(model), torch.no_grad():  # not inference_mode: logits may be learned from
+    with eval_mode(model), torch.no_grad():
         for x, y in _batches(data, batch_size, device):
             x = x.to(device)
             out = (model(x) + model(x.flip(-1))) / 2 if tta else model(x)
@@ -140,10 +143,9 @@ def confusion(true, predicted, classes: int | Sequence[str] | None = None) -> np
     true, predicted: (N,) integers; classes: how many, or their names; default: as many as occur.
     """
     true, predicted = np.asarray(true), np.asarray(predicted)
-    if true.shape != predicted.shape or true.ndim != 1 or not len(true):
-        raise ValueError(f"expected two (N,) arrays, got {true.shape} and {predicted.shape}")
-    if true.dtype.kind not in "iu" or predicted.dtype.kind not in "iu":
-        raise ValueError(f"expected class numbers, got {true.dtype} and {predicted.dtype}")
+    for a in (true, predicted):
+        if a.shape != (len(true),) or not len(a) or a.dtype.kind not in "iu":
+            raise ValueError(f"expected class numbers (N,), got {a.shape} {a.dtype}")
     low, high = int(min(true.min(), predicted.min())), int(max(true.max(), predicted.max()))
     count = high + 1 if classes is None else classes if np.isscalar(classes) else len(classes)
     if low < 0 or high >= count:
@@ -227,6 +229,17 @@ def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.n
         mean = x.mean((1, 2), keepdims=True)
         x = mean + amount * (x - mean)
     return x.round().clip(0, 255).astype(np.uint8)
+
+
+def prepare_photo(photo: str | Path | np.ndarray, size: int = 32) -> np.ndarray:
+    """Your own picture as (size, size, 3) uint8, prepared like a folder's: upright, on white, its
+    centred square resized. photo: a file, or an array (H, W, 3) uint8 of any size."""
+    file = photo
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            raise ValueError(f"expected (H, W, 3) uint8, got {photo.shape} {photo.dtype}")
+        Image.fromarray(photo).save(file := BytesIO(), "png")
+    return read_picture(file, size, Counter())
 
 
 def nearest(queries: Tensor, bank: Tensor | None = None, k: int = 1) -> tuple[Tensor, Tensor]:

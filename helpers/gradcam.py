@@ -24,9 +24,11 @@ class Cam:
 
     def resized(self, size: tuple[int, int], normalize: bool = True) -> Tensor:
         """The maps (B, H, W), bilinear; normalised: each from 0 to 1, a flat one all 0."""
+        # Before resizing, or rounding errors in a flat map would be blown up to 0..1; and again
+        # after it, because resizing flattens the peaks.
         maps = _unit_range(self.raw) if normalize else self.raw
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-        return _unit_range(maps) if normalize else maps  # again: resizing flattens the peaks
+        return _unit_range(maps) if normalize else maps
 
 
 def _unit_range(maps: Tensor) -> Tensor:
@@ -52,11 +54,17 @@ def grad_cam(
             " a single image becomes a batch as x[None]"
         )
     name, layer = _find(model, layer)
-    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+    with eval_mode(model), torch.inference_mode(False), torch.no_grad():
         with _output(layer, name) as found:
             # A CPU convolves and pools batches up to twice as fast with the channels last.
-            order = torch.channels_last if len(x) > 1 else torch.preserve_format
-            logits = model(x.detach().clone(memory_format=order))
+            order = torch.channels_last if len(x) > 1 else torch.contiguous_format
+            try:
+                logits = model(x.clone(memory_format=order))
+            except RuntimeError as error:
+                if "view" not in str(error):
+                    raise
+                found.clear()  # a model that calls view() on maps needs the usual order
+                logits = model(x.clone(memory_format=torch.contiguous_format))
         if len(found) != 1:
             raise ValueError(
                 f"layer {name!r} ran {len(found)} times in one forward pass, Grad-CAM needs exactly"
@@ -94,6 +102,7 @@ def _output(layer: nn.Module, name: str) -> Iterator[list[Tensor]]:
                 f"layer {name!r} returns {got}, Grad-CAM needs maps (B, K, h, w): choose a layer"
                 " before the image is flattened"
             )
+        torch.set_grad_enabled(True)  # what comes before the layer needs no graph
         found.append(output.detach().clone().requires_grad_())
         return found[-1].clone()  # an in-place ReLU behind the layer alters this copy only
 

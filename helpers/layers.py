@@ -1,89 +1,26 @@
-"""Layer table and receptive field, by theory and by gradient.
+"""Layer table and receptive field, by theory (helpers/tracing.py) and by gradient.
 
-The model runs once, without data (torch's meta device). Every torch call is seen as it happens, so
-functional pools, sums, concatenations and shared modules count for what they are. Beside each map
-travels the interval of input pixels its units see (Araujo et al. 2019, "Computing Receptive Fields
-of Convolutional Neural Networks"): unit i sees low + i*jump ... high + i*jump, in height and width.
-
-Conventions. Multiply-adds: convolutions and linear layers, for one image; no bias, norm, pool or
-sum. Statistics of a normalisation are constants. A part of the channels sees what all see.
-What has no such interval (attention, upsampling, ...) is refused by name: never a wrong number.
+Nothing here changes the model: copies of it run, in eval mode, the table's without any data.
 """
 
-import copy
 import html
-import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial, reduce
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-POINTWISE = set(
-    "abs add alpha_dropout batch_norm celu channel_shuffle clamp clamp_max clamp_min clone concat "
-    "cat contiguous data detach div double dropout dropout2d elu exp expand expand_as float gelu "
-    "group_norm half hardsigmoid hardswish hardtanh instance_norm layer_norm leaky_relu "
-    "local_response_norm log log_softmax logsigmoid max maximum min minimum mish mul neg normalize "
-    "pow prelu rdiv relu relu6 requires_grad rms_norm rrelu rsqrt rsub selu sigmoid silu softmax "
-    "softplus softsign sqrt square sub tanh threshold to type where".split()
-)
-REDUCE = set("mean sum amax amin max min std var norm select unbind".split())
-REARRANGE = set("permute transpose swapaxes movedim T mT chunk split tensor_split".split())
-RESHAPE = set("flatten reshape squeeze unflatten unsqueeze view".split())
-NO_FIELD, CONSTANT = None, False  # depends on every pixel, or on none
-
-
-@dataclass(frozen=True)
-class Span:
-    """Along one axis, unit i of a map sees the pixels low + i*jump ... high + i*jump."""
-
-    low: float = 0
-    high: float = 0
-    jump: int = 1
-
-    def slide(self, kernel: int, stride: int, padding: int, dilation: int) -> "Span":
-        high = self.high + (dilation * (kernel - 1) - padding) * self.jump
-        return Span(self.low - padding * self.jump, high, self.jump * stride)
-
-
-@dataclass(frozen=True)
-class Field:
-    """What the units of a map see; `axes`: where height and width are, counted from the end."""
-
-    spans: tuple[Span, Span] = (Span(), Span())
-    axes: tuple[int, int] = (-2, -1)
-    pooled: bool = False  # behind a pool over the whole map
-
-
-@dataclass(frozen=True)
-class Row:
-    """One call. rf and jump: pixels, (height, width) where they differ, None where there is none."""
-
-    name: str
-    kind: str
-    output: tuple[int, ...]
-    params: int
-    macs: int
-    rf: int | tuple[int, int] | None
-    jump: int | tuple[int, int] | None
-    field: Field | None = None
-
-    def window(self, row: int, column: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((top, bottom), (left, right)): the pixels unit (row, column) sees, the last included."""
-        if self.rf is None:
-            raise ValueError(f"{self.name} has no receptive field: choose a row that has one")
-        spans = zip(self.field.spans, (row, column), strict=True)
-        return tuple((s.low + i * s.jump, s.high + i * s.jump) for s, i in spans)
+from helpers.tracing import POINTWISE, Row, pair, run, window
 
 
 @dataclass(frozen=True)
 class LayerTable:
-    """rf: of the last row before a flatten or a pool over the whole map."""
+    """Rows in the order of the calls; rf: before a flatten or a pool over the whole map.
+
+    print() shows it as text, a notebook as HTML. rf None beside a jump: it sees the whole image.
+    """
 
     rows: tuple[Row, ...]
     rf: int | tuple[int, int] | None
@@ -96,29 +33,136 @@ class LayerTable:
     def total_macs(self) -> int:
         return sum(row.macs for row in self.rows)
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        show = lambda v: "–" if v is None else "x".join(map(str, v if type(v) is tuple else [v]))
-        head = ("layer", "kind", "output", "parameters", "multiply-adds", "rf", "jump")
-        body = [
-            (r.name, r.kind, show(r.output), f"{r.params:,}", f"{r.macs:,}", show(r.rf), show(r.jump))
-            for r in self.rows
-        ]
-        total = ("total", "", "", f"{self.total_params:,}", f"{self.total_macs:,}", show(self.rf), "")
-        return [head, *body, total]
+    def _cells(self) -> list[list[str]]:
+        size = lambda v: "–" if v is None else "x".join(map(str, v)) if type(v) is tuple else str(v)
+        total = Row("total", "", (), self.total_params, self.total_macs, self.rf, ())
+        cells = [["layer", "kind", "output", "parameters", "multiply-adds", "rf", "jump"]]
+        for r in (*self.rows, total):
+            numbers = [size(r.output), f"{r.params:,}", f"{r.macs:,}", size(r.rf), size(r.jump)]
+            cells.append([r.name, r.kind, *numbers])
+        return cells
 
     def __str__(self) -> str:
         cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        align = [str.ljust, str.ljust] + 5 * [str.rjust]
-        line = lambda row: "  ".join(a(c, w) for a, c, w in zip(align, row, widths, strict=True))
-        rule = "-" * len(line(cells[0]))
-        return "\n".join([line(cells[0]), rule, *map(line, cells[1:-1]), rule, line(cells[-1])])
+        width = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        form = "  ".join(f"{{:{'<<>>>>>'[k]}{w}}}" for k, w in enumerate(width))
+        return "\n".join(form.format(*row).rstrip() for row in cells)
 
     def _repr_html_(self) -> str:
-        style = [' style="text-align:left"'] * 2 + [' style="text-align:right"'] * 5
-        line = lambda row, tag: "<tr>{}</tr>".format(
-            "".join(f"<{tag}{s}>{html.escape(c)}</{tag}>" for s, c in zip(style, row, strict=True))
+        cell = '<td style="text-align:{}">{{}}</td>'
+        form = cell.format("left") * 2 + cell.format("right") * 5
+        lines = [form.format(*map(html.escape, row)) for row in self._cells()]
+        lines[0] = lines[0].replace("td", "th")
+        return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def layer_table(
+    model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32), counting: str = "graph"
+) -> LayerTable:
+    """The table for one image of input_size (channels, height, width), model in eval mode.
+
+    Multiply-adds: of convolutions and linear layers, without bias. Parameters: each once, where it
+    is first used. A part of a map's channels counts as seeing what all of them see.
+    counting: "graph", or "sequential", as the source's table was made: modules in the order of
+    their calls, as if they were one chain. It runs through the shortcuts as well, so it is wrong
+    for every net that branches (114 for DavidNet, where 64 is true); kept to show the mistake.
+    Raises ValueError that names the operation where a model cannot be followed.
+    """
+    if counting not in ("graph", "sequential"):
+        raise ValueError(f'counting is {counting!r}: expected "graph" or "sequential"')
+    with torch.no_grad():
+        seen = run(model, torch.empty(2, *input_size, device="meta"))
+    if counting == "sequential":
+        return _sequential(seen.modules)
+    rest = sum(p.numel() for p in model.parameters()) - sum(row.params for row in seen.rows)
+    unused = [Row("(never called)", "Parameter", (), rest, 0)] * (rest > 0)
+    fields = [row.rf for row in seen.rows if row.spans and not row.spans[0].pooled]
+    return LayerTable((*seen.rows, *unused), fields[-1] if fields else None)
+
+
+def _sequential(modules: list[tuple[str, nn.Module, Tensor]]) -> LayerTable:
+    rows, rf, jump = [], 1, 1
+    for name, module, out in modules:
+        if isinstance(module, (nn.Sequential, nn.ModuleList)):
+            continue
+        kind, macs, field = type(module).__name__, 0, (0, 0)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            macs = out[0].numel() * module.weight[0].numel()
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            rf += (pair(module.kernel_size)[0] - 1) * jump
+            field, jump = (rf, jump), jump * pair(module.stride)[0]
+        params = sum(p.numel() for p in module.parameters(recurse=False))
+        rows.append(Row(name or kind, kind, tuple(out.shape[1:]), params, macs, *field))
+    return LayerTable(tuple(rows), rf)
+
+
+def _averages(op: str, call: dict, inputs: list[Tensor]) -> Tensor | None:
+    """Instead of the call an average or a sum of its inputs; None: the call itself."""
+    if op in POINTWISE - {"cat", "concat", "contiguous", "expand", "expand_as"}:
+        return reduce(torch.add, inputs)
+    if op == "linear":
+        return (
+            call["input"]
+            .mean(-1, keepdim=True)
+            .expand(*call["input"].shape[:-1], len(call["weight"]))
         )
-        head, *body, total = self._cells()
-        body = "".join(line(row, "td") for row in body)
-        return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody><tfoot>{line(total, 'th')}</tfoot></table>"
+    if op not in ("conv2d", "max_pool2d", "avg_pool2d"):
+        return None
+    kernel, stride, padding, dilation = window(op, call)
+    # A dilated window without holes has the same extent, and shows at the border where it is cut.
+    kernel = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    if op != "conv2d":
+        return F.avg_pool2d(call["input"], kernel, stride, padding, call.get("ceil_mode", False))
+    groups, same = call.get("groups", 1), call.get("padding") == "same"
+    x = call["input"].unflatten(1, (groups, -1)).mean(2)
+    for k, axis in enumerate(((1, 0), (0, 1))):  # height, then width: a box is separable
+        size, step = [[v[k] if a else 1 for a in axis] for v in (kernel, stride)]
+        pad = "same" if same else [padding[k] * a for a in axis]
+        weight = x.new_full((groups, 1, *size), 1 / kernel[k])
+        x = F.conv2d(x, weight, None, step, pad, groups=groups)
+    return x.repeat_interleave(len(call["weight"]) // groups, 1)
+
+
+def _gradient(model: nn.Module, layer: str, x: Tensor, **options) -> tuple[Tensor, Tensor]:
+    """|d unit / dx|, (N, C, H, W), of the centre unit over all channels, and the layer's map."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        seen = run(model, x, stop=layer, **options)
+        if seen.out is None:
+            raise ValueError(f"no row {layer!r}: expected one of {[r.name for r in seen.rows]}")
+        if seen.rows[-1].rf is None:
+            raise ValueError(f"{layer} has no receptive field at {tuple(x.shape)}: choose another")
+        height, width = seen.out.shape[-2:]
+        unit = seen.out[..., height // 2, width // 2].sum()
+        return torch.autograd.grad(unit, x)[0].abs(), seen.out
+
+
+def empirical_receptive_field(
+    model: nn.Module, layer: str, input_size: tuple[int, int, int] | None = None
+) -> tuple[int, int]:
+    """(height, width) in pixels, measured: how far the gradient of the layer's centre unit reaches.
+
+    On a copy in which windows average and the rest adds up, so that no path can cancel another.
+    layer: a row's name. input_size: (channels, height, width), by default grown until the field
+    is clear of the border; ValueError where it is not, or where the layer has no field.
+    """
+    for size in [input_size] if input_size else [(3, 2**n, 2**n) for n in range(6, 12)]:
+        x = torch.zeros(1, *size, dtype=torch.float64)
+        gradient, out = _gradient(model, layer, x, compute=_averages)
+        ends = [gradient.sum((0, 1, 3 - k)).nonzero().flatten()[[0, -1]].tolist() for k in (0, 1)]
+        # A field that is cut ends within a unit of the border, and of 9 units in its first eighth.
+        clear = [n // 8 <= a and b < n - n // 8 for n, (a, b) in zip(size[1:], ends, strict=True)]
+        if all(clear) and min(out.shape[-2:]) > 8:
+            return tuple(b - a + 1 for a, b in ends)
+    raise ValueError(
+        f"the field of {layer} is too near the border of {size}: use larger input_size"
+    )
+
+
+def effective_receptive_field(model: nn.Module, layer: str, images: Tensor) -> np.ndarray:
+    """(H, W): mean |gradient| of the layer's centre unit, over images (N, 3, H, W) and channels.
+
+    Luo et al. 2016, "Understanding the Effective Receptive Field in Deep CNNs". The model's own
+    weights, eval mode; images normalised, on the model's device; layer: a row's name.
+    """
+    return _gradient(model, layer, images, weights=True)[0].mean((0, 1)).cpu().numpy()

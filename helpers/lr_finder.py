@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 RULES = ("steep", "valley", "minimum", "slide", "accuracy")
+SMOOTH = 0.1  # of the sweep: 0.6 of its 6 decades, about half as wide as the fall of a loss
 
 
 @dataclass
@@ -29,36 +30,35 @@ class RangeTest:
     seeds: tuple[int, ...]
     mode: str
 
-    def curve(self, of: str = "loss", smooth: float = 0.1) -> tuple[np.ndarray, ...]:
+    def curve(self, of: str = "loss", smooth: float = SMOOTH) -> tuple[np.ndarray, ...]:
         """(steps, values, slopes) of the mean over seeds, at the steps that all seeds reached.
 
-        Smoothed by straight lines fitted in a centred window, `smooth` (0..1) of the sweep wide: over
-        log lr (mode "exp") or lr ("linear"). It has no lag: a noise-free slope stays in its place.
+        of: "loss" or "accuracy". Smoothed by a straight line fitted around each step, in a centred
+        window `smooth` (0..1) of the sweep wide, over log lr (mode "exp") or lr ("linear"). It has
+        no lag: without noise the steepest step stays the steepest.
         """
+        if not 0 <= smooth < 1:
+            raise ValueError(f"smooth = {smooth}: expected a share of the sweep, 0 (none) to 1")
         curves = getattr(self, of)
         steps = np.flatnonzero(np.isfinite(curves).all(axis=0))
         if len(steps) < 5:
-            reached = np.isfinite(self.loss).sum(axis=1)
+            ran = dict(zip(self.seeds, np.isfinite(self.loss).sum(axis=1).tolist(), strict=True))
             raise ValueError(
-                f"only {len(steps)} of {len(self.lr)} steps have the {of} in every seed (seeds "
-                f"{self.seeds} ran {reached.tolist()} steps): take a lower start_lr, more steps, a "
-                "smaller `every`, or a val set if the model's output is no (B, classes) logits"
+                f"only {len(steps)} steps have the {of} of every seed (steps by seed: {ran}): take "
+                "a lower start_lr, more steps, a smaller `every`; accuracy needs (B, C) logits"
             )
         y = curves[:, steps].mean(axis=0)
         reach = smooth * len(self.lr) / 2
-        if not 0 <= smooth < 1:
-            raise ValueError(f"smooth = {smooth}: expected a share of the sweep, 0 (none) to 1")
-        if reach < steps[1] - steps[0]:  # the window holds one point
+        if reach < steps[1] - steps[0]:  # a window would hold one step
             return steps, y, np.gradient(y, steps)
         low = np.searchsorted(steps, steps - reach)
         high = np.searchsorted(steps, steps + reach, side="right")
-        total = lambda v: np.diff(np.insert(np.cumsum(v), 0, 0.0)[np.stack([low, high])], axis=0)[0]
-        n, x = high - low, steps - steps.mean()
-        mean_x, mean_y = total(x) / n, total(y) / n
-        slopes = (total(x * y) / n - mean_x * mean_y) / (total(x * x) / n - mean_x**2)
-        return steps, mean_y + slopes * (x - mean_x), slopes
+        mean = lambda v: np.diff(np.r_[0, np.cumsum(v)][[low, high]], axis=0)[0] / (high - low)
+        x = steps - steps.mean()
+        slopes = (mean(x * y) - mean(x) * mean(y)) / (mean(x * x) - mean(x) ** 2)
+        return steps, mean(y) + slopes * (x - mean(x)), slopes
 
-    def suggest(self, rule: str = "steep", smooth: float = 0.1) -> float:
+    def suggest(self, rule: str = "steep", smooth: float = SMOOTH) -> float:
         """One LR by one rule; ValueError where the curve does not hold what the rule looks for.
 
         steep: where the loss falls fastest. minimum: a tenth of the LR of the lowest loss. valley:
@@ -67,34 +67,34 @@ class RangeTest:
         """
         if rule not in RULES:
             raise ValueError(f"rule = {rule!r}: expected one of {', '.join(RULES)}")
-        sign = -1 if rule == "accuracy" else 1
         steps, y, slope = self.curve("accuracy" if rule == "accuracy" else "loss", smooth)
-        y, slope = sign * y, sign * slope  # a rise of accuracy is a fall here
-        lowest = int(np.argmin(y))
-        what = "accuracy never rises above" if rule == "accuracy" else "loss never falls below"
+        if rule == "accuracy":
+            y, slope = -y, -slope  # from here on, down is better
+        lowest, end = int(np.argmin(y)), len(y) - 1
         if lowest == 0:
-            raise ValueError(f"the {what} its start: take a lower start_lr, or check the training")
-        if rule in ("steep", "accuracy"):  # what falls after the lowest point falls from a spike
-            i = int(np.argmin(slope[: lowest + 1]))
-            if i == 0:
-                change = (
-                    "a lower start_lr" if self.mode == "exp" else "a lower end_lr or more steps"
-                )
-                raise ValueError(f"the curve is steepest at start_lr: take {change} or less smooth")
-            at_end = i == len(y) - 1
-        elif rule == "minimum":
-            i, at_end = lowest, lowest == len(y) - 1
-        elif rule == "valley":
-            i, at_end = _valley(y), False
-        else:
-            i, at_end = _slide(slope, len(self.lr)), False
-        if at_end:
+            raise ValueError("never better than at the start: take a lower start_lr, or more steps")
+        if rule in ("valley", "slide"):
+            i = _valley(y) if rule == "valley" else _slide(slope, len(self.lr))
+            return float(self.lr[steps[i]])
+        if rule == "minimum":
+            i, first = lowest, 0
+        else:  # only whole windows; what falls behind the lowest point comes down from a spike
+            reach = smooth * len(self.lr) / 2
+            first = int(np.searchsorted(steps, steps[0] + reach))
+            end = int(np.searchsorted(steps, steps[-1] - reach, side="right")) - 1
+            i = first + int(np.argmin(slope[first : max(first, min(lowest, end)) + 1]))
+        if i == first:
+            lower = "start_lr" if self.mode == "exp" else "end_lr"
             raise ValueError(
-                "the curve is best at its end: take a higher end_lr to pass the optimum"
+                f"steepest at the start: take a lower {lower}, more steps or less smooth"
+            )
+        if i == end:
+            raise ValueError(
+                "best at the end of the curve: take a higher end_lr to see the optimum"
             )
         return float(self.lr[steps[i]]) / (10 if rule == "minimum" else 1)
 
-    def suggestions(self, smooth: float = 0.1) -> dict[str, float | str]:
+    def suggestions(self, smooth: float = SMOOTH) -> dict[str, float | str]:
         """What every rule says: an LR, or the reason why it has none."""
         found = {}
         for rule in RULES:
@@ -104,25 +104,26 @@ class RangeTest:
                 found[rule] = str(error)
         return found
 
-    def disagreement(self, factor: float = 10.0, smooth: float = 0.1) -> str:
-        """A warning where the rules lie more than `factor` apart, else an empty string."""
-        found = {k: v for k, v in self.suggestions(smooth).items() if isinstance(v, float)}
-        if not found or max(found.values()) <= factor * min(found.values()):
+    def disagreement(self, factor: float = 10.0, smooth: float = SMOOTH) -> str:
+        """A warning where two rules lie more than `factor` apart, else an empty string."""
+        found = [(v, k) for k, v in self.suggestions(smooth).items() if isinstance(v, float)]
+        if not found or max(found)[0] <= factor * min(found)[0]:
             return ""
-        low, high = min(found, key=found.get), max(found, key=found.get)
+        (low, by_low), (high, by_high) = min(found), max(found)
         return (
-            f"the rules disagree: {low} says {found[low]:.2g}, {high} {found[high]:.2g}, "
-            f"{found[high] / found[low]:.0f} times as much. Look at the curve; add steps or seeds"
+            f"the rules disagree, {high / low:.0f} times: {by_low} says {low:.2g}, {by_high} "
+            f"{high:.2g}. Look at the curve; more seeds or steps may settle it"
         )
 
     def __str__(self) -> str:
-        found = self.suggestions().items()
-        lines = [f"{k:9} {v:.4g}" if isinstance(v, float) else f"{k:9} {v}" for k, v in found]
-        return "\n".join(lines + [self.disagreement()]).rstrip()
+        rows = [
+            (k, f"{v:.4g}" if isinstance(v, float) else v) for k, v in self.suggestions().items()
+        ]
+        return "\n".join([f"{k:9} {v}" for k, v in rows] + [self.disagreement()]).rstrip()
 
 
 def _valley(y: np.ndarray) -> int:
-    """Index a half down the longest falling run (bumps left out), as fastai: L/3 and L/6 behind its start."""
+    """Index L/3 + L/6 behind the start of the longest falling run of L steps, bumps left out."""
     tails, length = [], []
     for value in -y:
         k = bisect_left(tails, value)
@@ -135,7 +136,7 @@ def _valley(y: np.ndarray) -> int:
 
 
 def _slide(slope: np.ndarray, n: int) -> int:
-    """Index where a pair of slopes, sliding to the left, becomes equal; fastai's values at n = 100."""
+    """The last index before two slopes `gap` apart, moved to the left from the end, agree."""
     gap, threshold = max(round(0.15 * n), 1), 0.5 / n
     left = np.arange(len(slope) - 1 - gap, -1, -1)
     flat = np.abs(slope[left + gap] - slope[left]) <= threshold if len(left) else np.array([])
@@ -163,10 +164,10 @@ def lr_range_test(
 ) -> RangeTest:
     """Train for `steps` steps while the LR grows from start_lr to end_lr; once for each seed.
 
-    batches: a DataLoader, or anything else that gives (x, y) each time it is iterated; it starts over
-    when it ends. val: such a set too; its accuracy is taken after every `every`-th step, in eval mode.
+    batches: a DataLoader or anything else that can be iterated again, of (x, y); starts over when
+    it ends. val: likewise; its accuracy is taken in eval mode, after each `every`-th step.
     mode: "exp" or "linear" growth. All parameter groups get the same LR.
-    seeds: for each, all that is random starts there: torch, numpy, random and generators in `batches`.
+    seeds: all that is random starts there: torch, numpy, random, and the generators in `batches`.
     A seed ends where a loss is not finite or exceeds `diverge` times its lowest.
 
     Everything passed is copied for each seed, the data too, and the RNG restored, whatever happens.
@@ -186,13 +187,13 @@ def lr_range_test(
     for name, source in (("batches", batches), ("val", val)):
         if hasattr(source, "__next__"):
             raise ValueError(
-                f"{name} is a one-shot iterator, and what was taken from it cannot be put back: pass "
+                f"{name} is a one-shot iterator, what is taken from it cannot be put back: pass "
                 "the DataLoader or list behind it"
             )
         if getattr(source, "persistent_workers", False):
             raise ValueError(
-                f"{name} has persistent workers, whose random state nobody can read or restore: make "
-                "the loader with persistent_workers=False"
+                f"{name} has persistent workers, whose random state cannot be restored: make the "
+                "loader with persistent_workers=False"
             )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if trained.isdisjoint(id(p) for p in model.parameters()):
@@ -254,16 +255,14 @@ def _correct(output: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _val_accuracy(model: nn.Module, val: Iterable, device: torch.device) -> float:
-    """Share of right images, whatever the sizes of the batches; the training's RNG does not move."""
+    """Share of right images, whatever the sizes of the batches. Torch's RNG does not move."""
     correct = count = 0
-    rng = torch.get_rng_state()
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng([]):
         for x, y in val:
             correct += _correct(model(x.to(device)), y.to(device))
             count += len(y)
     model.train()
-    torch.set_rng_state(rng)
     if count == 0:
         raise ValueError("val gave no batch: pass a DataLoader or a list that is not empty")
     return correct / count
@@ -271,9 +270,11 @@ def _val_accuracy(model: nn.Module, val: Iterable, device: torch.device) -> floa
 
 def _endless(batches: Iterable) -> Iterator:
     while True:
-        batch = None
-        yield from (batch := b for b in batches)
-        if batch is None:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
             raise ValueError("batches gave no batch: pass a DataLoader or a list that is not empty")
 
 
@@ -296,13 +297,12 @@ def _seed_all(seed: int, objects: Iterable) -> None:
 
 @contextmanager
 def _rng_restored() -> Iterator[None]:
-    python, numpy, mps = random.getstate(), np.random.get_state(), torch.backends.mps.is_available()
-    mps_state = torch.mps.get_rng_state() if mps else None
+    states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
+    if torch.backends.mps.is_available():
+        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        if mps:
-            torch.mps.set_rng_state(mps_state)
+        for restore, state in states:
+            restore(state)

@@ -58,7 +58,14 @@ def execute(path: Path, choice: dict[str, str], out: Path = BUILD) -> Outcome:
         cell.outputs, cell.execution_count = [], None
     outcome = Outcome(path.stem, notebook, len(cells))
     manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
-    client = NotebookClient(notebook, km=manager, timeout=None, record_timing=False)
+    client = NotebookClient(
+        notebook,
+        km=manager,
+        timeout=None,
+        record_timing=False,
+        shutdown_kernel="immediate",
+        extra_arguments=["--log-level=40"],
+    )
     environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", **choice}
     environment.pop("JUPYTER_PATH", None)
     begun = time.perf_counter()
@@ -125,7 +132,7 @@ def code_digest(notebook: NotebookNode) -> str:
 
 
 def publish(
-    paths: list[Path], profile: str, choice: dict[str, str], force: bool = False
+    paths: list[Path], profile: str, choice: dict[str, str], out: Path = BUILD, force: bool = False
 ) -> list[Outcome]:
     """Run the notebooks and write those that succeed back in place, cleaned and stamped.
 
@@ -139,7 +146,7 @@ def publish(
                 f"{path.name} holds the outputs of a {stored} run; a {profile} run replaces them "
                 "only with --force."
             )
-    outcomes = execute_all(paths, choice)
+    outcomes = execute_all(paths, choice, out)
     for path, outcome in zip(paths, outcomes, strict=True):
         if outcome.error is None:
             clean(outcome.notebook)

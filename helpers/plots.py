@@ -187,7 +187,9 @@ def schedules(
         for (name, values), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
             marker = "o" if len(values) < 40 else None
             ax.plot(values, color=color, linestyle=dash, marker=marker, markersize=4, label=name)
-        label(ax, "", "", y, legend=len(lines) > 1 and ax is axes.flat[0])
+        ax.set_ylabel(y)
+    if len(lrs) > 1:  # beside the panel: wherever it stood inside, it would hide some line
+        axes.flat[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.flat[0].set_title(title)
     axes.flat[-1].set_xlabel(x)
     return Picture(figure, alt)
@@ -201,10 +203,11 @@ def triangular_policy(lr: np.ndarray, half_cycle: int, x: str = "epoch index") -
     for value, text in ((base, f"base {base:g}"), (peak, f"peak {peak:g}")):
         ax.axhline(value, color=BLACK, linestyle=":", linewidth=1)
         ax.text(len(lr) - 1, value + 0.02 * peak, text, ha="right")
-    arrow, height = {"arrowstyle": "<->"}, base - 0.1 * peak
+    arrow, height = {"arrowstyle": "<->"}, base - 0.16 * peak
     for first in (0, half_cycle):
-        ax.annotate("", (first + half_cycle, height), (first, height), arrowprops=arrow)
-        ax.text(first + half_cycle / 2, height, f"half cycle: {half_cycle}", ha="center", va="top")
+        last, text = first + half_cycle, f"half cycle {half_cycle}"
+        ax.annotate("", (last, height), (first, height), arrowprops=arrow)
+        ax.text((first + last) / 2, height, text, ha="center", va="bottom")
     ax.set_ylim(base - 0.22 * peak, peak * 1.1)
     label(ax, "The triangular policy", x, "learning rate")
     shape = f"up from {base:g} to {peak:g} in {half_cycle}, down in as many, and so on"
@@ -228,7 +231,7 @@ def source_policy(lr: np.ndarray, annealed: int = 2, guess: float | None = None)
         ax.annotate(text, point, place, va="center", arrowprops={"arrowstyle": "->"})
     ax.set_ylim(-0.02, peak * 1.08)
     alt = (
-        f"Learning rate of the 2020 run, one value an epoch: up from {lr[0]:g} to {peak:g} at epoch "
+        f"Learning rate of the 2020 run, one value an epoch: {lr[0]:g}, up to {peak:g} at epoch "
         f"index {lr.argmax()}, in a straight line down to {before:.3f}, a jump to {after:.3f} at "
         f"epoch index {jump}, and {lr[-1]:.4f} at the end."
     ) + note_guess(ax, guess)
@@ -243,7 +246,8 @@ def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: st
     for (name, values), color, dash in zip(accuracy.items(), COLORS, DASHES, strict=False):
         bottom.plot(values, color=color, linestyle=dash, marker="o", markersize=4, label=name)
     label(top, title, "", "learning rate")
-    label(bottom, "", "epoch index", "accuracy (share correct)", legend=True)
+    bottom.yaxis.set_major_formatter("{x:.0%}")
+    label(bottom, "", "epoch index", "accuracy", legend=True)
     ends = ", ".join(f"{name} ends at {values[-1]:.1%}" for name, values in accuracy.items())
     return Picture(
         figure, f"{title}. {len(lr)} epochs, learning rate above, accuracy below: {ends}."
@@ -262,8 +266,214 @@ def equal_budget(
             ax.plot(done, values.mean(0), color=color, linestyle=dash, marker="o", label=line)
             ax.fill_between(done, values.min(0), values.max(0), color=color, alpha=0.18, lw=0)
         ax.set_xticks(done)
-        label(ax, f"{name} images", "epochs done", "accuracy (share correct)")
+        ax.yaxis.set_major_formatter("{x:.0%}")
+        label(ax, f"{name} images", "epochs done", f"{name} accuracy")
     axes[0].legend()
     figure.suptitle(title, fontsize=13)
     ends = ", ".join(f"{name} {values[:, -1].mean():.1%}" for name, values in held_out.items())
     return Picture(figure, f"{title}: training left, held-out right. Held out at the end: {ends}.")
+
+
+# Lesson 05
+
+
+def accuracy_curves(
+    runs: dict[str, dict[str, np.ndarray]], title: str, guess: float | None = None
+) -> Picture:
+    """Accuracies (0..1), one value an epoch, by name, of one or several runs side by side.
+
+    runs: {"course recipe": {"training": (epochs,), "held out": (epochs,)}}. The learner's guess is
+    drawn in the first panel.
+    """
+    figure, axes = new_figure(1, len(runs), 6 + 3 * len(runs), 4.4, sharey=True, squeeze=False)
+    ends = []
+    for ax, (run, lines) in zip(axes.flat, runs.items(), strict=True):
+        for (name, values), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
+            epochs = np.arange(1, len(values) + 1)
+            marker = "o" if color == BLUE else "s"
+            ax.plot(epochs, values, dash, color=color, marker=marker, markersize=4, label=name)
+            ends.append(f"{run}, {name} {values[-1]:.1%} after {len(values)} epochs")
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        ax.yaxis.set_major_formatter("{x:.0%}")
+        if ax is axes.flat[0]:
+            told = note_guess(ax, guess)
+        label(ax, run, "epochs done", "accuracy" if ax is axes.flat[0] else "", legend=True)
+    figure.suptitle(title, fontsize=13)
+    return Picture(figure, f"{title}, against epochs. {'; '.join(ends)}.{told}")
+
+
+def layer_ratios(ratios: dict[str, dict[str, float]], title: str, rule: float) -> Picture:
+    """Named positive ratios, one value a layer, logarithmic axis; `rule`: a value to expect."""
+    figure, ax = new_figure(height=4.6)
+    for (name, values), color, marker in zip(ratios.items(), COLORS, "os^", strict=False):
+        ax.plot(list(values.values()), list(values), marker, color=color, markersize=8, label=name)
+    ax.axvline(rule, color=BLACK, linestyle=":", label=f"rule of thumb for updates, {rule:g}")
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    label(ax, title, "ratio of norms", "")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=3)
+    spans = (f"{n} from {min(v.values()):.1g} to {max(v.values()):.1g}" for n, v in ratios.items())
+    return Picture(figure, f"{title}, a dot for each layer, logarithmic axis: {', '.join(spans)}.")
+
+
+def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
+    """Accuracies (0..1) of named trials, a dot a seed, a bar at their mean; the first is the one
+    that the others are compared with: a dotted line."""
+    figure, ax = new_figure(height=0.45 * len(results) + 1.5)
+    ax.axvline(np.mean(next(iter(results.values()))), color=BLACK, linestyle=":")
+    for row, values in enumerate(results.values()):
+        ax.plot(values, [row] * len(values), "o", color=BLUE, markersize=8, alpha=0.7)
+        ax.plot(np.mean(values), row, "|", color=RED, markersize=22, markeredgewidth=3)
+    ax.set_yticks(range(len(results)), list(results))
+    ax.set_ylim(len(results) - 0.5, -0.5)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    label(ax, title, x, "")
+    means = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in results.items())
+    return Picture(figure, f"{title}: a dot for each seed, a bar at the mean. Means: {means}.")
+
+
+# Lesson 03
+
+
+def range_test(
+    found, choices: dict[str, float], title: str = "LR range test", guess: float | None = None
+) -> Picture:
+    """Loss above, accuracy below, against the learning rate of a `lr_finder.RangeTest`, log axis.
+
+    Line: smoothed mean of the seeds; band: lowest to highest seed, as measured. choices: the LR of
+    each rule, drawn through both panels.
+    """
+    figure, axes = new_figure(2, 1, width=11, height=6.4, sharex=True)
+    for ax, of, start in zip(axes, ("loss", "accuracy"), (found.loss[:, 0], None), strict=True):
+        steps, values, _ = found.curve(of)
+        seeds = getattr(found, of)[:, steps]
+        ax.fill_between(found.lr[steps], seeds.min(0), seeds.max(0), color=BLUE, alpha=0.2, lw=0)
+        ax.plot(found.lr[steps], values, color=BLUE)
+        if start is not None:  # what comes after the divergence would flatten all the rest
+            ax.set_ylim(0.9 * seeds.min(), 1.5 * start.max())
+        marks = zip(choices.items(), (RED, GREEN, PURPLE, ORANGE, BLACK), DASHES[1:], strict=False)
+        for (rule, lr), color, dash in marks:
+            ax.axvline(lr, color=color, linestyle=dash, label=f"{rule}: {lr:.2g}")
+    axes[0].set_xscale("log")
+    axes[1].yaxis.set_major_formatter("{x:.0%}")
+    note = note_guess(axes[0], guess, horizontal=False)
+    label(axes[0], f"{title}, seeds: {len(found.seeds)}", "", "loss of the batch (nats)")
+    label(axes[1], "", "learning rate (log scale)", "accuracy of the batch")
+    axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.3))
+    steps, loss, _ = found.curve()
+    alt = (
+        f"{title}: loss above and accuracy below against the learning rate. The loss falls to "
+        f"{loss.min():.2f} at {found.lr[steps[loss.argmin()]]:.2g} and rises steeply after it. "
+        "Choices: " + ", ".join(f"{rule} {lr:.2g}" for rule, lr in choices.items()) + "."
+    )
+    return Picture(figure, alt + note)
+
+
+def smoothing_lag(
+    lr: np.ndarray, lines: dict[str, np.ndarray], steepest: dict[str, float], title: str
+) -> Picture:
+    """Curves (n,) over lr (n,), log axis; a mark of the same colour where each falls fastest."""
+    figure, ax = new_figure(height=4.2)
+    for (name, values), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
+        text = f"{name}: steepest at {steepest[name]:.2g}"
+        ax.plot(lr, values, color=color, linestyle=dash, label=text)
+        height = np.interp(np.log(steepest[name]), np.log(lr), values)
+        ax.plot(steepest[name], height, "o", color=color, markersize=10)
+    ax.set_xscale("log")
+    label(ax, title, "learning rate (log scale)", "loss", legend=True)
+    points = ", ".join(f"{name} steepest at {x:.2g}" for name, x in steepest.items())
+    return Picture(figure, f"{title}. Falling S-shaped curves; {points}.")
+
+
+def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title: str) -> Picture:
+    """The figure of the 2020 report: held-out accuracy (n,) at evenly spaced LRs (n,), and the LR
+    picked."""
+    figure, ax = new_figure(height=4)
+    ax.plot(lr, accuracy, color=BLUE, marker="o" if len(lr) < 60 else None)
+    ax.set_ylim(0, max(0.3, 1.1 * accuracy.max()))
+    ax.axvline(pick, color=RED, linestyle="--", label=f"steepest rise: {pick:.2g}")
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    label(ax, title, "learning rate (linear scale)", "held-out accuracy", legend=True)
+    best = f"the best is {accuracy.max():.1%} at {lr[accuracy.argmax()]:.2g}"
+    return Picture(figure, f"{title}: {best}; the steepest rise is at {pick:.2g}.")
+
+
+def same_training(
+    histories: dict[str, list[dict]], title: str, guess: float | None = None
+) -> Picture:
+    """Training loss left, held-out accuracy right, by epoch, of histories as `fit` returns them;
+    NaN where a run had broken off. guess: of the accuracy, 0..1."""
+    figure, (left, right) = new_figure(1, 2, width=11, height=4.2)
+    ends = []
+    for (name, history), color, dash in zip(histories.items(), COLORS, DASHES, strict=False):
+        loss, accuracy = ([epoch[k] for epoch in history] for k in ("loss", "val_accuracy"))
+        broken = not np.isfinite(loss[-1])
+        text = f"{name} (broke off)" if broken else name
+        done = range(1, len(history) + 1)
+        left.plot(done, loss, color=color, linestyle=dash, marker="o", label=text)
+        right.plot(done, accuracy, color=color, linestyle=dash, marker="o")
+        ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
+    left.set_ylim(top=min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
+    right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
+    right.yaxis.set_major_formatter("{x:.0%}")
+    note = note_guess(right, guess)
+    for ax in (left, right):
+        ax.set_xticks(done)
+    label(left, "training images", "epochs done", "training loss (nats)", legend=True)
+    label(right, "held-out images", "epochs done", "held-out accuracy", legend=guess is not None)
+    figure.suptitle(title, fontsize=13)
+    return Picture(figure, f"{title}. Held-out accuracy at the end: {', '.join(ends)}.{note}")
+
+
+# Lesson 02
+
+
+def receptive_fields(
+    image: np.ndarray, boxes: dict[str, tuple[float, float]], title: str
+) -> Picture:
+    """One panel a box: the image (H,W,3), grey padding around it, and the square from first to
+    last pixel (the same along both axes) that a unit sees."""
+    figure, axes = new_figure(1, len(boxes), 2.9 * len(boxes), 3.9)
+    size = len(image)
+    first = min(0, *(a for a, _ in boxes.values())) - 2
+    last = max(size, *(b + 1 for _, b in boxes.values())) + 2
+    for ax, (text, (a, b)) in zip(axes, boxes.items(), strict=True):
+        ax.set_facecolor("0.85")
+        ax.imshow(image, extent=(0, size, size, 0))
+        square = mpl.patches.Rectangle((a, a), b + 1 - a, b + 1 - a, fill=False, lw=3)
+        square.set_edgecolor(RED)
+        ax.add_patch(square)
+        ax.set(xlim=(first, last), ylim=(last, first), xticks=(0, size), yticks=(0, size))
+        ax.grid(False)
+        ax.set_title(text, fontsize=12)
+        ax.set_xlabel("pixels")
+    figure.suptitle(title, fontsize=13)
+    told = "; ".join(text.replace("\n", " ") for text in boxes)
+    return Picture(figure, f"{title}. A square on the same image in each panel: {told}.")
+
+
+def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title: str) -> Picture:
+    """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
+    theoretical field as a square around it."""
+    figure, axes = new_figure(1, len(maps), 2.9 * len(maps), 3.7)
+    for ax, (stage, gradient) in zip(axes, maps.items(), strict=True):
+        used = np.argwhere(gradient > 0)
+        (top, left), (bottom, right) = used.min(0), used.max(0)
+        ax.imshow(gradient / gradient.max(), cmap="magma", vmin=0, vmax=1)
+        corner, width, height = (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1
+        square = mpl.patches.Rectangle(corner, width, height, fill=False, lw=2, ls="--")
+        square.set_edgecolor("white")
+        ax.add_patch(square)
+        centre, half = ((left + right) / 2, (top + bottom) / 2), fields[stage] / 2 + 4
+        ax.set_xlim(centre[0] - half, centre[0] + half)
+        ax.set_ylim(centre[1] + half, centre[1] - half)
+        ax.grid(False)
+        ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
+        ax.set_xlabel("pixels")
+    figure.suptitle(title, fontsize=13)
+    return Picture(
+        figure,
+        f"{title}: bright in the middle of each square, dark towards its dashed border. Panels: "
+        + ", ".join(f"{stage} {fields[stage]} pixels" for stage in maps)
+        + ".",
+    )

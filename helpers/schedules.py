@@ -31,12 +31,7 @@ def _positive(**numbers: float) -> None:
 
 
 def triangular(
-    t: int,
-    base: float,
-    peak: float,
-    half_cycle: float,
-    mode: str = "triangular",
-    gamma: float = 1.0,
+    t: int, base: float, peak: float, half_cycle: float, mode: str = "triangular", gamma: float = 1
 ) -> float:
     """LR at step t: from `base` up to `peak` in `half_cycle` steps, down in as many, and again.
 
@@ -141,9 +136,8 @@ class DryRun:
         for t in sorted(int(t) for t in chosen):
             rows.append(f"{t:6d}  {lr[t]:12.6g}")
             rows[-1] += "" if self.momentum is None else f"  {self.momentum[t]:8.4f}"
-        return "\n".join(
-            rows + [f"! {problem}" for problem in self.problems or ["no problem found"]]
-        )
+        rows += [f"problem: {problem}" for problem in self.problems] or ["no problem found"]
+        return "\n".join(rows)
 
 
 def dry_run(
@@ -158,12 +152,13 @@ def dry_run(
     from where it stands (first parameter group). momentum: a function of the step; torch's is read.
     peak: the LR that some step should meet; torch's CyclicLR and OneCycleLR say it themselves.
     """
+    _positive(total=total)
     problems = []
     if isinstance(schedule, LRScheduler):
         lr, momenta, peak, end = _run_copy(schedule, total, peak)
         made_with = schedule.optimizer.defaults.get("momentum")
         if momenta and made_with is not None and set(momenta) != {made_with}:
-            low, high = min(momenta), max(momenta)
+            low, high = min(momenta[:total]), max(momenta[:total])
             problems.append(f"momentum is cycled too: {low:g} to {high:g}, not {made_with:g}")
     else:
         lr = [float(schedule(0))]  # an error at step 0 is no matter of counting: let it out
@@ -197,18 +192,14 @@ def _at(schedule: Callable[[int], float], t: int) -> float | None:
 def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     """LR and momentum of steps 0..total, the peak it was given, and its number of steps."""
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise TypeError(
-            "ReduceLROnPlateau follows the losses of a training: no dry run without one"
-        )
+        raise TypeError("ReduceLROnPlateau follows the losses of a training, which a dry run lacks")
     scheduler, lr, momenta = copy.deepcopy(scheduler), [], []
     group = scheduler.optimizer.param_groups[0]
     if peak is None:
         peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
     end = getattr(scheduler, "total_steps", 10**9)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch misses the optimizer.step() that a dry run leaves out
+        warnings.simplefilter("ignore")  # torch misses the optimizer.step() before each step()
         while True:
             lr.append(float(group["lr"]))
             momenta.append(group.get("momentum", group.get("betas", [None])[0]))

@@ -42,11 +42,16 @@ class Profile:
     compare_images: int | None  # training images for comparisons at equal budget; None: all
     compare_epochs: int
     compare_width: int
+    compare_batch: int  # smaller than batch_size where the images are few: a schedule needs steps
     seeds: tuple[int, ...]  # of those comparisons
 
     def recipe(self, base: Recipe = COURSE) -> Recipe:
         """`base` with this profile's epochs and batch size, and the LR that belongs to them."""
         return replace(base.with_batch(self.batch_size), epochs=self.epochs)
+
+    def compare_recipe(self, base: Recipe = COURSE) -> Recipe:
+        """`base` with the epochs and batch size of comparisons at equal budget."""
+        return replace(base.with_batch(self.compare_batch), epochs=self.compare_epochs)
 
     def comparison(self, data: Data) -> ImageSet:
         """The training images of a comparison at equal budget: always the same ones."""
@@ -58,17 +63,17 @@ PROFILES = {
     "smoke": Profile(
         "smoke", "shapes", limit=2000, width=8, epochs=2, batch_size=128,
         range_batch=64, range_steps=60, range_every=10,
-        compare_images=1000, compare_epochs=2, compare_width=8, seeds=(0,),
+        compare_images=1000, compare_epochs=2, compare_width=8, compare_batch=32, seeds=(0,),
     ),
     "cpu": Profile(
         "cpu", "auto", limit=12000, width=16, epochs=5, batch_size=256,
         range_batch=64, range_steps=100, range_every=10,
-        compare_images=3000, compare_epochs=4, compare_width=8, seeds=(0, 1),
+        compare_images=3000, compare_epochs=4, compare_width=8, compare_batch=64, seeds=(0, 1),
     ),
     "full": Profile(
         "full", "auto", limit=None, width=64, epochs=24, batch_size=512,
         range_batch=128, range_steps=5859, range_every=25,
-        compare_images=None, compare_epochs=8, compare_width=64, seeds=(0, 1, 2),
+        compare_images=None, compare_epochs=8, compare_width=64, compare_batch=512, seeds=(0, 1, 2),
     ),
 }  # fmt: skip
 

@@ -59,18 +59,20 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if name == "ring":
         return np.abs(np.hypot(u, v) - 0.75) - 0.22
     if name == "crescent":
-        return np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.5, v))
+        u = u - 0.29  # puts its centre of mass in the middle
+        return np.maximum(np.hypot(u, v) - 0.84, 0.68 - np.hypot(u - 0.42, v))
     if name == "square":
         return np.maximum(a, b) - 0.72
     if name == "triangle":
-        return _polygon(u, v, 3, 0.52)
+        return _polygon(v, u, 3, 0.52)  # v points down: flat side below
     if name == "cross":
         return np.maximum(np.minimum(a, b) - 0.26, np.maximum(a, b) - 0.95)
     if name == "bars":
         nearest = np.abs(v - 0.58 * np.clip(np.round(v / 0.58), -1, 1))
         return np.maximum(a - 0.74, nearest - 0.15)
     if name == "heart":  # a square with a disc on each of two neighbouring sides
-        u, v, r = u + 0.18, v + 0.18, 0.5
+        u, v = (u - v) * np.float32(0.5**0.5), (-u - v) * np.float32(0.5**0.5)
+        u, v, r = u + 0.16, v + 0.16, 0.5
         discs = np.minimum(np.hypot(u - r, v), np.hypot(u, v - r)) - r
         return np.minimum(discs, np.maximum(np.abs(u), np.abs(v)) - r)
     if name == "arrow":
@@ -79,7 +81,7 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.minimum(shaft, head)
     if name == "star":  # fold the plane onto one of ten equal half-points
         sector = np.float32(np.pi / 5)
-        angle = np.abs(np.mod(np.arctan2(v, u), 2 * sector) - sector)
+        angle = np.abs(np.mod(np.arctan2(u, -v), 2 * sector) - sector)
         radius = np.hypot(u, v)
         x, y = radius * np.cos(angle - sector), radius * np.abs(np.sin(angle - sector))
         inner = 0.45 * np.exp(1j * np.pi / 5)
@@ -97,10 +99,11 @@ def _draw_chunk(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
     x = np.arange(SIZE, dtype=np.float32)[None, None, :] - (SIZE - 1) / 2
     y = np.arange(SIZE, dtype=np.float32)[None, :, None] - (SIZE - 1) / 2
 
-    radius = 7.5 + 5 * p[:, 0]
-    room = SIZE / 2 - radius - 0.5  # the figure stays inside the image
+    radius = 8.5 + 4.5 * p[:, 0]
+    room = (SIZE - 1) / 2 - 1.05 * radius  # the figure stays inside the image
     dx, dy = x - room * (2 * p[:, 1] - 1), y - room * (2 * p[:, 2] - 1)
-    cos, sin = np.cos(turn * p[:, 3]) / radius, np.sin(turn * p[:, 3]) / radius
+    tilt = (p[:, 3] - 0.5) * np.float32(np.pi / 2)  # up to 45 degrees either way
+    cos, sin = np.cos(tilt) / radius, np.sin(tilt) / radius
     u, v = dx * cos + dy * sin, dy * cos - dx * sin
     distance = np.empty((n, SIZE, SIZE), dtype=np.float32)
     labels = indices % len(CLASSES)
@@ -115,7 +118,7 @@ def _draw_chunk(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
         return (x * np.cos(turn * p[:, k]) + y * np.sin(turn * p[:, k])) / SIZE
 
     wave = np.sin(ramp(6) * (15 + 45 * p[:, 7]) + turn * p[:, 8])
-    back = (p[:, 5] - 0.5) * ramp(4) + 0.16 * p[:, 9] * wave + (0.05 + 0.25 * p[:, 10]) * noise
+    back = (p[:, 5] - 0.5) * ramp(4) + 0.12 * p[:, 9] * wave + (0.03 + 0.17 * p[:, 10]) * noise
     for k in (11, 14):
         line = np.clip(1.2 - np.abs(ramp(k) * SIZE - 24 * (p[:, k + 1] - 0.5)), 0, 1)
         back += 0.9 * (p[:, k + 2] - 0.5) * line

@@ -1,23 +1,14 @@
 """Training: model, images and a recipe in, history out.
 
-Read `Run.train_step` first (one batch), then `Run.train_epoch` (when the losses are looked at), then
-`fit` (epochs, checkpoints, the log). `train` is the same from the shell, in one process or many.
+Read `Run.train_step` first (one batch), then `Run.train_epoch` (when to look at the losses), then
+`fit` (epochs, checkpoints, the log). `helpers.launch` is the same from the shell and for torchrun.
 """
 
-import argparse
 import copy
-import json
-import os
-import platform
-import subprocess
-import sys
 import time
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import date
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from helpers import checkpoint, recipes
+from helpers import checkpoint
 from helpers.augment import AugmentedImages, BatchAugment, Batches, seed_transform
-from helpers.data import ImageSet, load
-from helpers.evaluation import device_of, eval_mode, per_class_accuracy, predict
-from helpers.models import DavidNet
+from helpers.data import ImageSet
+from helpers.evaluation import device_of, eval_mode, predict
+from helpers.progress import print_line, progress_bar
 from helpers.recipes import COURSE, Recipe
 
 LOOK_EVERY = 50  # steps between two looks at the losses on an accelerator: each look waits for it
@@ -57,7 +48,7 @@ def fit(
     compile: bool = False,
     verbose: bool = True,
 ) -> list[dict]:
-    """Train `model` by `recipe`; then it has the weights to use: averaged ones if the recipe averages.
+    """Train `model` by `recipe`. It ends with the weights to use: averaged, if the recipe averages.
 
     train: an ImageSet, which is augmented on the device as the recipe says, or batches
         (x (B,3,32,32) float, y (B,) int) with a length, that can be run through again and again.
@@ -70,11 +61,11 @@ def fit(
         without, checkpoints of an earlier run in it are deleted.
     compile: torch.compile, on CUDA only. verbose: a line an epoch, and a progress bar for people.
 
-    Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, label
-    smoothing included) and accuracy (0..1) over the epoch's training batches; seconds (of training);
-    val_loss, val_accuracy (None without val).
+    Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, so
+    with label smoothing) and accuracy (0..1) over the epoch's training batches; val_loss,
+    val_accuracy (None without val); seconds (of training).
 
-    torch's random state and the loader's are left as found, and the weights too where `fit` raises:
+    Leaves torch's random state as found and, where it raises, the weights too. Raises:
         NonFiniteLoss: with the first bad step, its LR and what to try.
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
         torch.cuda.OutOfMemoryError: with a batch size that fits.
@@ -90,34 +81,38 @@ def fit(
         raise ValueError(f"{epochs} epochs of {len(batches)} batches: expected 1 or more of both")
     found = copy.deepcopy(model.state_dict())
     try:
-        with eval_mode(model), random_state_kept(batches, device):
+        with eval_mode(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = Run(model, batches, recipe, epochs, device, compile)
-            writer = out is not None and run.rank == 0
             if out is not None:
-                settings = run.settings(train, seed)
-                begin(run, out, settings, resume)
-            with progress_bar(run, verbose) as bar:
-                while len(run.history) < epochs:
-                    epoch = len(run.history)
+                settings = checkpoint.settings(run, train, seed)
+                checkpoint.begin(run, out, settings, resume)
+            done, shown = len(run.history) * run.steps, verbose and run.rank == 0
+            with progress_bar(epochs * run.steps, done, shown) as bar:
+                for epoch in range(len(run.history), epochs):
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}", refresh=False)
                     seed_epoch(batches, seed, epoch)
-                    run.history.append(run.train_epoch(bar) | run.evaluate(val))
-                    if writer:
-                        checkpoint.save(out, {"settings": settings, **run.state()})
-                    if verbose and run.rank == 0:
-                        bar.write(log_line(run.history[-1], epochs))
-                        sys.stdout.flush()
-            model.load_state_dict(run.final.state_dict())
-            run.optimizer.zero_grad()
-            if writer:
-                checkpoint.write(out / "model.pt", model.state_dict())
-            return run.history
+                    loss, accuracy, seconds = run.train_epoch(epoch, bar)
+                    val_loss, val_accuracy = run.evaluate(val)
+                    last = recipe.lr((epoch + 1) * run.steps - 1, run.steps, epochs)
+                    run.history.append({
+                        "epoch": epoch + 1, "lr": last, "loss": loss, "accuracy": accuracy,
+                        "val_loss": val_loss, "val_accuracy": val_accuracy, "seconds": seconds,
+                    })  # fmt: skip
+                    if out is not None and run.rank == 0:
+                        checkpoint.save(out, checkpoint.state(run, settings))
+                    if shown:
+                        print_line(bar, run.history[-1])
+        model.load_state_dict(run.final.state_dict())
+        model.zero_grad()
     except BaseException as error:
         model.load_state_dict(found)
         model.to(home).zero_grad()
         if isinstance(error, KeyboardInterrupt) and out is not None:
-            print(f"Interrupted. {out.name}/checkpoint.pt has the last whole epoch: resume=True.")
+            print("Interrupted. resume=True goes on from the last whole epoch in checkpoint.pt.")
         raise
+    if out is not None and run.rank == 0:
+        checkpoint.write(out / "model.pt", model.state_dict())
+    return run.history
 
 
 class Run:
@@ -137,8 +132,9 @@ class Run:
         if recipe.dirac_init:
             dirac_(model)
         self.optimizer = sgd(model, recipe, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half is torch.float16)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
+        self.averages, self.currents = floats(self.final), floats(model)
         self.forward = DistributedDataParallel(model) if self.processes > 1 else model
         if compile and device.type == "cuda":
             self.forward = torch.compile(self.forward)
@@ -153,7 +149,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
 
-        with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
+        with self.autocast():
             logits = self.forward(x)
             smoothing = self.recipe.label_smoothing
             total = F.cross_entropy(logits, y, reduction="sum", label_smoothing=smoothing)
@@ -164,143 +160,136 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.recipe.ema:
-            average_(self.final, self.model, min(self.recipe.ema, (1 + step) / (10 + step)))
+            keep = min(self.recipe.ema, (1 + step) / (10 + step))  # short at first, then longer
+            torch._foreach_lerp_(self.averages, self.currents, 1 - keep)
         return loss.detach(), (logits.detach().argmax(1) == y).sum()
 
-    def train_epoch(self, bar: tqdm) -> dict:
-        """The next epoch: all batches once. Its record, as in `fit`, without the evaluation."""
-        began, epoch, counts = time.perf_counter(), len(self.history), []
-        first = epoch * self.steps
+    def train_epoch(self, epoch: int, bar: tqdm) -> tuple[float, float, float]:
+        """All batches once; `epoch` from 0. Mean loss, accuracy, seconds."""
+        began, first = time.perf_counter(), epoch * self.steps
         look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
-        losses = torch.zeros(self.steps, device=self.device)
-        correct = torch.zeros((), device=self.device)
-        for i, (x, y, count) in enumerate(self.shares()):
+        losses, counts, correct = [], [], torch.zeros((), device=self.device)
+        for i, batch in enumerate(self.batches):
+            x, y, count = self.share(*batch, i)
             try:
-                losses[i], hits = self.train_step(x, y, first + i, count)
+                loss, hits = self.train_step(x, y, first + i, count)
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)  # or they keep their tensors alive
                 raise torch.cuda.OutOfMemoryError(self.what_fits(x, y)) from error
-            correct += hits
+            losses.append(loss)
             counts.append(count)
+            correct += hits
             bar.update()
             if (i + 1) % look_every == 0 or i + 1 == self.steps:
-                if (bad := first_non_finite(losses[: i + 1])) is not None:
-                    raise NonFiniteLoss(self.what_to_try(losses[bad].item(), first + bad))
+                self.check(losses[-look_every:], first + max(0, i + 1 - look_every))
                 accuracy = correct.item() * self.processes / sum(counts)
-                bar.set_postfix_str(f"loss {losses[i]:.3f}, accuracy {accuracy:.1%}", False)
-        seconds = time.perf_counter() - began
-        weighted = (losses.cpu().double() * torch.tensor(counts)).sum() / self.processes
-        loss, hits = sum_over_processes([weighted.item(), correct.item()], self.device)
-        return {
-            "epoch": epoch + 1,
-            "lr": self.recipe.lr(first + self.steps - 1, self.steps, self.epochs),
-            "loss": loss / sum(counts),
-            "accuracy": hits / sum(counts),
-            "seconds": seconds,
-        }
-
-    def shares(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """(x, y, count) of each batch: this process's share of its `count` images."""
-        number = 0
-        for number, (x, y) in enumerate(self.batches, 1):
-            if number > self.steps:
-                break
-            count = len(y)
-            if isinstance(self.batches, Batches):  # it yields the share
-                size = self.batches.batch_size
-                count = min(size, len(self.batches.labels) - (number - 1) * size)
-            else:
-                x, y = x[self.rank :: self.processes], y[self.rank :: self.processes]
-            if count < self.processes:
-                raise ValueError(
-                    f"a batch of {count} images cannot be shared by {self.processes} processes: "
-                    "take a recipe with drop_last=True, or another batch size"
-                )
-            yield x, y, count
-        if number != self.steps:
-            many = "more" if number > self.steps else number
+                bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
+        if len(losses) != self.steps:
             raise ValueError(
-                f"an epoch had {many} batches where len() says {self.steps}: the learning rate "
-                "follows len(), so it must be right"
+                f"an epoch had {len(losses)} batches where len() says {self.steps}: the learning "
+                "rate follows len(), so it must be right"
+            )
+        seconds = time.perf_counter() - began
+        weighted = torch.stack(losses).cpu().double() @ torch.tensor(counts).double()
+        sums = [weighted.item() / self.processes, correct.item()]
+        loss, accuracy = (x / sum(counts) for x in sum_over_processes(sums, self.device))
+        return loss, accuracy, seconds
+
+    def share(self, x: Tensor, y: Tensor, i: int) -> tuple[Tensor, Tensor, int]:
+        """Batch `i`: this process's x and y, and how many images all processes have of it."""
+        count = len(y)
+        if isinstance(self.batches, Batches):  # these are shares already
+            size = self.batches.batch_size
+            count = min(size, len(self.batches.labels) - i * size)
+        else:
+            x, y = x[self.rank :: self.processes], y[self.rank :: self.processes]
+        if count < self.processes:
+            raise ValueError(
+                f"{self.processes} processes cannot share a batch of {count} images: take another "
+                "batch size, or a recipe with drop_last=True"
+            )
+        return x, y, count
+
+    def check(self, losses: list[Tensor], first: int) -> None:
+        """NonFiniteLoss if one of `losses`, of step `first` and the following, is not finite."""
+        bad = (~torch.stack(losses).isfinite()).nonzero().flatten().tolist()
+        if bad:
+            step, epoch = first + bad[0], (first + bad[0]) // self.steps + 1
+            lr = self.recipe.lr(step, self.steps, self.epochs)
+            raise NonFiniteLoss(
+                f"the loss is {losses[bad[0]]} at step {step} (in epoch {epoch}), at learning rate "
+                f"{lr:.4g}. Try replace(recipe, peak={self.recipe.peak / 4:.3g}), or lr_range_test "
+                "for a better guess; or look for images with values that are not finite"
             )
 
-    def evaluate(self, val) -> dict:
-        """val_loss and val_accuracy of the weights to use, each process looking at its share."""
-        if self.processes > 1:
-            for buffer in self.final.buffers():
-                dist.broadcast(buffer, 0)  # each process counted its own BN statistics: take one's
-        if val is None:
-            return {"val_loss": None, "val_accuracy": None}
-        if isinstance(val, ImageSet):
-            val = val.subset(np.arange(self.rank, len(val), self.processes))
-        found = predict(self.final, val, self.device)
-        n = len(found)
-        parts = [found.loss * n, found.correct.sum().item(), n]
-        loss, correct, n = sum_over_processes(parts, self.device)
-        return {"val_loss": loss / n, "val_accuracy": correct / n}
-
-    def settings(self, train, seed: int) -> dict:
-        """What has to be the same for a checkpoint to belong to this run."""
-        return {
-            "recipe": asdict(self.recipe), "epochs": self.epochs, "steps": self.steps, "seed": seed,
-            "data": getattr(train, "digest", None),
-            "model": {name: list(t.shape) for name, t in self.model.state_dict().items()},
-        }  # fmt: skip
-
-    def state(self) -> dict:
-        """All that the next epoch starts from; its random numbers follow from seed and epoch."""
-        parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        place = {"step": len(self.history) * self.steps, "history": self.history}
-        return parts | place | {"threads": torch.get_num_threads(), "processes": self.processes}
-
-    def load_state(self, state: dict) -> None:
-        """Go on from `state`; warns where the numbers will differ in their last bits."""
-        for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self.history = state["history"]
-        for name, now in (("threads", torch.get_num_threads()), ("processes", self.processes)):
-            if state[name] != now:
-                warnings.warn(
-                    f"the checkpoint was made with {state[name]} {name}, this is run with {now}: "
-                    "results will differ in the last bits, or more with other processes",
-                    stacklevel=4,
-                )
-
-    def what_to_try(self, loss: float, step: int) -> str:
-        lr = self.recipe.lr(step, self.steps, self.epochs)
-        return (
-            f"the loss is {loss} at step {step} (epoch {step // self.steps + 1}), at a learning "
-            f"rate of {lr:.4g}. Try a lower one, replace(recipe, peak={self.recipe.peak / 4:.4g}), "
-            "or ask helpers.lr_finder for one; or look for values in the images that are not finite"
-        )
-
     def what_fits(self, x: Tensor, y: Tensor) -> str:
-        """Try halves of the batch until one passes forward and backward."""
-        size = len(y)
-        while size := size // 2:
+        """The message for OutOfMemoryError; halves the batch until that passes."""
+        size, fits = len(y), False
+        while not fits and (size := size // 2):
             self.model.zero_grad()
             try:
-                with torch.autocast(self.device.type, dtype=self.half, enabled=bool(self.half)):
+                with self.autocast():
                     logits = self.model(x[:size].to(self.device))
                     F.cross_entropy(logits, y[:size].to(self.device)).backward()
-                break
+                fits = True
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)
-        total = size * self.processes
-        return (
-            f"a batch of {len(y) * self.processes} images does not fit the memory of "
-            f"{self.device}; {total} do: batch_size={total}, or stop what else uses this device"
+        now, then = len(y) * self.processes, size * self.processes
+        advice = f"batch_size={then} does" if fits else "one image does not either: a smaller net?"
+        return f"a batch of {now} images does not fit into the memory of {self.device}; {advice}"
+
+    def evaluate(self, val) -> tuple[float, float] | tuple[None, None]:
+        """Loss and accuracy of the weights to use, each process looking at its share of `val`."""
+        if self.processes > 1:
+            for buffer in self.final.buffers():
+                dist.broadcast(buffer, 0)  # each process has BN statistics of its share: take one's
+        if val is None:
+            return None, None
+        if isinstance(val, ImageSet) and self.processes > 1:
+            val = val.subset(np.arange(self.rank, len(val), self.processes))
+        found = predict(self.final, val, self.device)
+        sums = [found.loss * len(found), float(found.correct.sum()), len(found)]
+        loss, correct, images = sum_over_processes(sums, self.device)
+        return loss / images, correct / images
+
+    def autocast(self) -> AbstractContextManager:
+        """Half precision where it pays."""
+        return torch.autocast("cuda", self.half) if self.half else nullcontext()
+
+
+def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
+    """`train` as something with a length that yields batches, again and again."""
+    if isinstance(train, ImageSet):
+        augment = BatchAugment(train.mean, train.std, recipe.pad, recipe.cutout, recipe.flip)
+        share, size = rank_and_processes(), recipe.batch_size
+        return Batches(train, size, augment, device, True, recipe.drop_last, seed, share)
+    if isinstance(train, Iterator) or not hasattr(train, "__len__"):
+        raise TypeError(
+            f"train is a {type(train).__name__}: expected an ImageSet, or batches with a length "
+            "that can be run through once an epoch, such as a DataLoader or a list"
         )
+    if getattr(train, "persistent_workers", False):
+        raise ValueError(
+            "the loader's workers live on from epoch to epoch, and with them random states that "
+            "cannot be set: make it with persistent_workers=False"
+        )
+    return train
 
 
-PARTS = ("model", "final", "optimizer", "scaler")
+def seed_epoch(batches, seed: int, epoch: int) -> None:
+    """Begin each random stream of an epoch from seed and epoch, so that it can be done again."""
+    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    torch.manual_seed(mixed)
+    if hasattr(batches, "set_epoch"):
+        batches.set_epoch(epoch)
+    if isinstance(generator := getattr(batches, "generator", None), torch.Generator):
+        generator.manual_seed(mixed)
+    if isinstance(images := getattr(batches, "dataset", None), AugmentedImages):
+        seed_transform(images.transform, mixed)
 
 
 def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
-    """The recipe's optimiser: one group of weights, one of biases with LR and decay of their own.
-
-    `scale` is the group's factor on the LR of the step.
-    """
+    """The recipe's optimiser, in two groups; `scale` is a group's factor on the LR of a step."""
     weights, biases = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -310,9 +299,10 @@ def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.S
         {"params": weights, "scale": 1.0, "weight_decay": decay},
         {"params": biases, "scale": scale, "weight_decay": decay / scale},
     ]
-    fused = device.type == "cuda"
-    momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, fused=fused, **momentum)
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=0.0, momentum=recipe.momentum,
+        nesterov=recipe.nesterov, fused=device.type == "cuda",
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -323,15 +313,19 @@ def dirac_(model: nn.Module) -> None:
             nn.init.dirac_(layer.weight[: layer.in_channels])
 
 
-@torch.no_grad()
-def average_(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model, for weights and BN statistics."""
-    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
-    floats = [(a, m) for a, m in pairs if a.is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)
+def floats(model: nn.Module) -> list[Tensor]:
+    """Weights and BN statistics, as they lie in the model: what an average is taken of."""
+    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 
 
-def first_non_finite(losses: Tensor) -> int | None:
-    """Index of the first loss that is infinite or not a number, None where all are finite."""
-    bad = (~losses.isfinite()).nonzero()
-    return bad[0].item() if len(bad) else None
+def rank_and_processes() -> tuple[int, int]:
+    """This process's number and how many train together: (0, 1) outside of torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def sum_over_processes(values: list[float], device: torch.device) -> list[float]:
+    if not dist.is_initialized():
+        return values
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return sums.tolist()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binomtest, norm
 from sklearn.calibration import calibration_curve
@@ -139,7 +140,7 @@ def test_predict_names_what_is_wrong(model):
         ev.predict(model, (x, y))
     with pytest.raises(ValueError, match=r"model.to\('cuda'\)"):
         ev.predict(model, [(x, y)], device="cuda")
-    with pytest.raises(ValueError, match="as many classes"):
+    with pytest.raises(ValueError, match="as many classes as the data"):
         ev.predict(model, [(x, y + 5)])
     with pytest.raises(ValueError, match="one row of logits"):
         ev.predict(nn.Identity(), [(x, y)])
@@ -165,10 +166,11 @@ def test_confusion_equals_scikit_learn(guesses):
     assert ev.confusion(np.uint8([0, 200]), np.uint8([1, 200]))[200, 200] == 1, "uint8 overflow"
     with pytest.raises(ValueError, match="expected 0 to 4"):
         ev.confusion(true, predicted, 5)
-    with pytest.raises(ValueError, match=r"two \(N,\)"):
-        ev.confusion(true, predicted[:-1])
+    for bad in (predicted[:-1], predicted[:, None], guesses.confidence):
+        with pytest.raises(ValueError, match="class numbers"):
+            ev.confusion(true, bad)
     with pytest.raises(ValueError, match="class numbers"):
-        ev.confusion(true, guesses.confidence)
+        ev.confusion([], [])
 
 
 def test_per_class_accuracy_equals_scikit_learns_recall(guesses):
@@ -219,6 +221,12 @@ def test_reliability_equals_scikit_learn(guesses):
     assert curve.ece == pytest.approx(ece, abs=1e-6)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    """As in Guo et al. 2017 and scikit-learn."""
+    curve = ev.reliability(ev.Predictions(torch.zeros(3, 2), torch.tensor([0, 0, 1])), bins=2)
+    assert curve.counts.tolist() == [3, 0] and curve.edges.tolist() == [0, 0.5, 1]
+
+
 def test_sure_and_always_right_is_perfectly_calibrated():
     curve = ev.reliability(ev.Predictions(100 * torch.eye(4), torch.arange(4)))
     assert curve.ece == 0 and curve.counts[-1] == 4
@@ -234,6 +242,13 @@ def test_noise_has_the_stated_spread_and_a_seed():
     assert np.array_equal(found, ev.corrupt(grey, "noise", 5))
     assert not np.array_equal(found, ev.corrupt(grey, "noise", 5, seed=1))
     assert np.array_equal(state, np.random.get_state()[1])
+
+
+def test_noise_stops_at_black_and_white():
+    for value in (0, 255):
+        flat = np.full((1, 32, 32, 3), value, np.uint8)
+        found = ev.corrupt(flat, "noise", 5).astype(int)
+        assert np.abs(found - value).max() < 150 and (found == value).mean() > 0.4
 
 
 def test_blur_equals_scipys():
@@ -272,6 +287,34 @@ def test_corrupt_refuses_what_it_does_not_know():
             ev.corrupt(*bad)
 
 
+def test_photo_is_upright_and_square_on_white(tmp_path):
+    """Left half red, right half blue, lying on its side as a telephone stores it."""
+    photo = np.zeros((300, 100, 3), np.uint8)
+    photo[:150, :, 2], photo[150:, :, 0] = 255, 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees to the right
+    Image.fromarray(photo).save(tmp_path / "photo.png", exif=exif)
+    found = ev.prepare_photo(str(tmp_path / "photo.png"))
+    assert found.shape == (32, 32, 3) and found.dtype == np.uint8
+    assert (found[:, :12] == (255, 0, 0)).all() and (found[:, 20:] == (0, 0, 255)).all()
+    clear = Image.fromarray(np.zeros((40, 40, 4), np.uint8))
+    clear.save(tmp_path / "clear.png")
+    assert (ev.prepare_photo(tmp_path / "clear.png", size=8) == 255).all()
+
+
+def test_photo_as_array_and_as_file_are_the_same(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (60, 45, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    assert np.array_equal(ev.prepare_photo(photo), ev.prepare_photo(tmp_path / "photo.png"))
+    small = image_set(1).images[0]
+    assert np.array_equal(ev.prepare_photo(small), small), "32x32 stays as it is"
+    for bad in (photo / 255, photo[..., 0]):
+        with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
+            ev.prepare_photo(bad)
+    with pytest.raises(ValueError, match="missing.jpg"):
+        ev.prepare_photo(tmp_path / "missing.jpg")
+
+
 def test_nearest_equals_scikit_learn():
     generator = torch.Generator().manual_seed(0)
     queries, bank = (torch.randn(n, 16, generator=generator) for n in (30, 1205))
@@ -281,6 +324,11 @@ def test_nearest_equals_scikit_learn():
         distance, expected = search.kneighbors(q, 3 + extra)
         assert np.array_equal(index, expected[:, extra:])
         np.testing.assert_allclose(similarity, 1 - distance[:, extra:], atol=1e-5)
+
+
+def test_no_image_is_its_own_neighbour():
+    similarity, index = ev.nearest(torch.tensor([[1.0, 0.0], [-2.0, 0.0]]))
+    assert index.tolist() == [[1], [0]] and similarity.tolist() == [[-1.0], [-1.0]]
 
 
 def test_nearest_finds_a_planted_duplicate():

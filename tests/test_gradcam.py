@@ -97,13 +97,58 @@ def test_in_place_relu_behind_the_layer_changes_nothing(x):
     for module in clean.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    for layer in ("conv1", "bn1", "relu", "layer2.0.bn1", "layer3", "layer4.1.bn2"):
-        found = gc.grad_cam(net, x[:2], layer, 1)
+    x = F.interpolate(x[:3], (64, 64))
+    for layer in ("conv1", "bn1", "layer1.0.bn1", "layer2.0.bn1", "layer2", "layer3"):
+        found = gc.grad_cam(net, x, layer, 1)
         expected = LayerGradCam(clean, clean.get_submodule(layer)).attribute(
-            x[:2], 1, relu_attributions=True
+            x, 1, relu_attributions=True
         )
         assert expected.max() > 0
         torch.testing.assert_close(found.raw, expected[:, 0].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_views_its_maps_works_in_batches(x):
+    torch.manual_seed(0)
+
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=8)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.head(self.conv(x).view(len(x), -1))
+
+    net = Viewing()
+    found = gc.grad_cam(net, x, "conv", 1).raw
+    expected = LayerGradCam(net, net.conv).attribute(x, 1, relu_attributions=True)
+    torch.testing.assert_close(found, expected[:, 0].detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_layers_output_may_be_overwritten_elsewhere(x):
+    torch.manual_seed(0)
+
+    class Overwriting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.same, self.head = nn.Conv2d(3, 4, 3), nn.Identity(), nn.Linear(4, 10)
+
+        def forward(self, x):
+            maps = self.conv(x)
+            out = self.same(maps).mean((2, 3))
+            maps.zero_()
+            return self.head(out)
+
+    net = Overwriting()
+    assert torch.equal(gc.grad_cam(net, x, "same", 1).raw, gc.grad_cam(net, x, "conv", 1).raw)
+    assert gc.grad_cam(net, x, "same", 1).raw.max() > 0
+
+
+def test_flat_maps_are_zero_when_normalised():
+    """Bilinear weights do not sum to 1 exactly: the rounding must not become the picture."""
+    for side in (1, 3, 4, 7):
+        cam = gc.Cam(torch.full((2, side, side), 0.3), torch.zeros(2, 1), torch.zeros(2))
+        assert torch.equal(cam.resized((32, 32)), torch.zeros(2, 32, 32))
 
 
 def test_zero_maps_are_zero(model, x):

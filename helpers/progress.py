@@ -1,0 +1,50 @@
+"""What a training shows: a bar for whoever is watching, and one line an epoch to keep."""
+
+import os
+import sys
+
+from tqdm import tqdm
+
+
+class Cell:
+    """Where a notebook shows the bar; empty in the end, so that nothing of it is stored.
+
+    To tqdm it looks like a file.
+    """
+
+    def __init__(self):
+        from IPython.display import display
+
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        self.handle.update({"text/plain": text.strip()}, raw=True)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def progress_bar(total: int, done: int, shown: bool) -> tqdm:
+    """Steps done and time left, in a terminal or an open notebook; elsewhere an invisible bar.
+
+    CI (any value), and COURSE_RUN, which `python -m helpers run` gives its kernels, also hide it.
+    """
+    file = None
+    if shown and not os.environ.get("CI") and not os.environ.get("COURSE_RUN"):
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        if hasattr(shell, "kernel"):
+            file = Cell()
+        elif sys.stderr.isatty():
+            file = sys.stderr
+    return tqdm(total=total, initial=done, file=file, disable=file is None, leave=False)
+
+
+def print_line(bar: tqdm, record: dict) -> None:
+    """One epoch's record on standard output, by its own names, above the bar."""
+    parts = [
+        f"{name} {value:2d}" if isinstance(value, int) else f"{name} {value:.4f}"
+        for name, value in record.items()
+        if value is not None
+    ]
+    bar.write("  ".join(parts), file=sys.stdout)
+    sys.stdout.flush()

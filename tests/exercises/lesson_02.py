@@ -1,0 +1,60 @@
+"""Plausible mistakes in the exercises of lesson 02."""
+
+STAGE = """
+class Stage(torch.nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        conv = lambda i, s: torch.nn.Conv2d(i, outputs, 3, s, padding={padding}, bias={bias})
+        self.main = torch.nn.Sequential(
+            conv(inputs, stride), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(),
+            conv(outputs, 1), torch.nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = torch.nn.Sequential(
+            torch.nn.Conv2d(inputs, outputs, 1, {shortcut}, bias=False),
+            torch.nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x):
+        return {out}
+"""
+GOOD = {"padding": 1, "bias": False, "shortcut": "stride", "out": "self.main(x) + self.shortcut(x)"}
+
+FIELD = """
+def receptive_field(layers):
+    size, jump = 1, 1
+    for kernel, stride, padding, dilation in layers:
+        {body}
+    return size, jump
+"""
+
+COUNTER = """
+def mended_counter(layers):
+    rf, jump = 1, 1
+    for branch, kernel, stride in layers:
+        {body}
+    return rf
+"""
+
+WRONG = {
+    "check_conv_parameters": ["answer = 5 * 5 * 32 * 48", "answer = 5 * 5 * 48 + 48", "answer = 1"],
+    "check_receptive_field": [
+        FIELD.format(body="jump *= stride; size += dilation * (kernel - 1) * jump"),
+        FIELD.format(body="size += (kernel - 1) * jump; jump *= stride"),
+        FIELD.format(body="size += dilation * (kernel - 1) * jump; jump += stride - 1"),
+        FIELD.format(body="size += dilation * kernel * jump; jump *= stride"),
+    ],
+    "check_residual_stage": [
+        STAGE.format(**GOOD | {"padding": 0}).replace("self.shortcut(x)", "0"),
+        STAGE.format(**GOOD | {"bias": True}),
+        STAGE.format(**GOOD | {"out": "F.relu(self.main(x) + self.shortcut(x))"}),
+        STAGE.format(**GOOD | {"out": "self.main(x)"}),
+        STAGE.format(**GOOD | {"shortcut": 1}),
+    ],
+    "check_mended_counter": [
+        COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride"),
+        COUNTER.format(body="rf += (kernel - 1) * jump; jump *= 1 if kernel == 2 else stride"),
+        COUNTER.format(
+            body="rf += (kernel - 1) * jump; jump = jump * stride if branch == 'main' else 1"
+        ),
+    ],
+}

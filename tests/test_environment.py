@@ -1,0 +1,306 @@
+"""The set-up, tried for real with fake wheels: small environments, no network."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from helpers import environment
+from helpers.environment import CourseError
+
+REPOSITORY = Path(environment.__file__).resolve().parents[1]
+REQUIREMENTS = "torch>=2,<3\ntorchvision>=0.20\nthing>=1  # why\n"
+PREPARE = "from helpers import environment as e; print(e.prepare())"
+
+
+def wheel(folder: Path, name: str, version: str, code: str = "", needs: str = "") -> None:
+    info = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {needs}\n" if needs else ""
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}/__init__.py", code)
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A python3 with nothing but itself."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False, symlinks=sys.platform != "win32")
+    return folder / environment.venv_python().relative_to(environment.VENV)
+
+
+@pytest.fixture(scope="session")
+def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of the learner's own, to copy."""
+    folder = tmp_path_factory.mktemp("own")
+    venv.create(folder, with_pip=True, symlinks=sys.platform != "win32")
+    return folder
+
+
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The course's set-up part, with three small requirements, in a folder with spaces."""
+    folder, wheels = tmp_path / "the course" / "my copy", tmp_path / "wheels"
+    (folder / "helpers").mkdir(parents=True)
+    wheels.mkdir()
+    for name in ("__init__.py", "__main__.py", "environment.py"):
+        shutil.copy(REPOSITORY / "helpers" / name, folder / "helpers")
+    (folder / "requirements.txt").write_text(REQUIREMENTS)
+    wheel(wheels, "torch", "2.5.0")
+    wheel(wheels, "torch", "2.6.0")
+    wheel(wheels, "torchvision", "0.20.0")
+    wheel(wheels, "thing", "1.0", needs="torch")
+    wheel(wheels, "thing", "1.1", needs="torch>=2.6")  # a reason to replace an older torch
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
+    return folder
+
+
+def ask(python: Path, course: Path, code: str = PREPARE) -> subprocess.CompletedProcess:
+    return subprocess.run([str(python), "-c", code], cwd=course, capture_output=True, text=True)
+
+
+def version(python: Path, name: str) -> str:
+    code = f"from importlib.metadata import version; print(version('{name}'))"
+    return ask(python, REPOSITORY, code).stdout.strip()
+
+
+def test_made_once_then_used_then_repaired(course: Path, bare: Path, with_pip: Path):
+    """One story, because an environment takes seconds to make."""
+    own = course / ".venv"
+    python = own / environment.venv_python().relative_to(environment.VENV)
+    wheels = course.parents[1] / "wheels"
+
+    shutil.copytree(with_pip, own, symlinks=True)  # what an interrupted installation leaves
+    (own / "course-stamp").write_text("installing\n")
+    (own / "half-written").touch()
+    first = ask(bare, course)
+    assert first.stdout.splitlines()[-1] == str(python), first.stderr
+    assert "Installing requirements.txt" in first.stdout
+    assert not (own / "half-written").exists()  # made anew
+    assert version(python, "thing") == "1.1"
+
+    second = ask(bare, course)
+    assert second.stdout.split("\n") == [str(python), ""]  # nothing installed
+
+    (own / "mine").touch()
+    (course / "requirements.txt").write_text(REQUIREMENTS + "later\n")
+    wheel(wheels, "later", "3")
+    changed = ask(bare, course)
+    assert version(python, "later") == "3", changed.stderr
+    assert (own / "mine").exists()  # completed, not made anew
+
+    python.unlink()  # the Python it was made from was upgraded
+    repaired = ask(bare, course)
+    assert repaired.stdout.splitlines()[-1] == str(python), repaired.stderr
+    assert version(python, "later") == "3"
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle(course: Path, bare: Path):
+    """A killed installation leaves "installing", and the next call starts again."""
+    kill = "import os, signal\nfrom helpers import environment as e\n"
+    kill += "e.pip_install = lambda *a: os.kill(os.getpid(), signal.SIGTERM)\ne.prepare()"
+    assert ask(bare, course, kill).returncode != 0
+    assert (course / ".venv" / "course-stamp").read_text() == "installing\n"
+    done = ask(bare, course)
+    assert "Making the environment" in done.stdout and done.returncode == 0
+
+
+def test_an_environment_with_torch_is_completed(course: Path, with_pip: Path, tmp_path: Path):
+    """What is missing arrives, in a version that fits the torch that is there and stays."""
+    shutil.copytree(with_pip, tmp_path / "env", symlinks=True)
+    python = tmp_path / "env" / environment.venv_python().relative_to(environment.VENV)
+    install = [str(python), "-m", "pip", "install", "torch==2.5.0"]
+    subprocess.run(install, check=True, capture_output=True)
+    wheels = tmp_path / "wheels"
+    hidden = wheels.rename(tmp_path / "hidden")
+    offline = ask(python, course)
+    assert "package index cannot be reached; connect to the network" in offline.stderr
+    hidden.rename(wheels)
+    done = ask(python, course)
+    assert done.stdout.splitlines()[-1] == str(python), done.stderr
+    assert [version(python, n) for n in ("torch", "torchvision", "thing")] == [
+        "2.5.0",
+        "0.20.0",
+        "1.0",
+    ]
+    assert not (course / ".venv").exists()
+    (course / "requirements.txt").write_text(REQUIREMENTS + "jupyterlab>=4\n")  # no cell needs it
+    again = ask(python, course, "from helpers import environment as e; e.bootstrap()")
+    assert (again.stdout, again.returncode) == ("", 0), again.stderr
+
+    (course / "requirements.txt").write_text("torch>=2.6\nthing>=1\n")
+    refused = ask(python, course)
+    assert "torch 2.5.0 is here, and the course needs torch>=2.6" in refused.stderr
+    assert version(python, "torch") == "2.5.0"
+
+
+def test_torch_and_torchvision_that_do_not_match(course: Path, with_pip: Path, tmp_path: Path):
+    shutil.copytree(with_pip, tmp_path / "env", symlinks=True)
+    python = tmp_path / "env" / environment.venv_python().relative_to(environment.VENV)
+    code = "raise RuntimeError('operator torchvision::nms does not exist')"
+    wheel(tmp_path / "wheels", "torchvision", "0.21.0", code)
+    install = [str(python), "-m", "pip", "install", "torch", "torchvision", "thing"]
+    subprocess.run(install, check=True, capture_output=True)
+    for call in ("e.bootstrap()", "import sys; e.check_pair(sys.executable)"):
+        done = ask(python, course, "from helpers import environment as e; " + call)
+        last = done.stderr.strip().splitlines()[-1]
+        assert "torch and torchvision cannot be imported together" in last
+        assert "nms does not exist" in last and "reinstall them in one call" in last
+
+
+def test_works_from_anywhere_and_says_what_is_missing(course: Path, bare: Path, tmp_path: Path):
+    """`python3 "/a path/helpers" doctor`, in a Python that has nothing."""
+    command = [str(bare), str(course / "helpers"), "doctor"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "missing: torch>=2,<3 (here: none)" in done.stdout
+    assert "torch cannot be imported" in done.stdout and "CIFAR-10: " in done.stdout
+
+
+@pytest.mark.parametrize("found", [None, "python3.12"])
+def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
+    monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
+    for version_info in ((3, 9, 1), (3, 14, 0)):
+        monkeypatch.setattr(environment.sys, "version_info", version_info)
+        with pytest.raises(CourseError, match="needs Python 3.10 to 3.13") as error:
+            environment.check_python()
+        assert ("call python3.12 instead" if found else "python.org") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["environment.py", "__main__.py", "__init__.py"])
+def test_old_pythons_can_read_it(name: str):
+    """So that they can say they are too old: nothing newer than 3.8, and nothing but `helpers`
+    and the standard library imported at the top."""
+    tree = ast.parse((REPOSITORY / "helpers" / name).read_text("utf-8"), feature_version=(3, 8))
+    for node in tree.body:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for module in names:
+            assert module.split(".")[0] in {*sys.stdlib_module_names, "helpers"}
+
+
+@pytest.mark.parametrize("module", ["venv", "ensurepip"])
+def test_no_venv_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str):
+    spec = environment.importlib.util.find_spec
+    monkeypatch.setattr(
+        environment.importlib.util, "find_spec", lambda name: None if name == module else spec(name)
+    )
+    monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(environment, "STAMP", tmp_path / ".venv" / "course-stamp")
+    with pytest.raises(CourseError, match=f"no {module} module: on Debian.*python3-venv"):
+        environment.make_venv()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("OSError: [Errno 28] No space left on device", "the disk is full; make room"),
+        ("NewConnectionError: Temporary failure in name resolution", "cannot be reached"),
+        ("error: externally-managed-environment", "belongs to the system"),
+        ("ERROR: ResolutionImpossible", "ResolutionImpossible"),
+    ],
+)
+def test_a_failed_installation_says_what_to_do(said: str, expected: str):
+    with pytest.raises(CourseError, match=expected):
+        environment._call([sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"])
+
+
+@pytest.mark.parametrize("bounds", [">=2.4,<3", ">=2.0.8,<2.1", ">=0.11,<0.12", ">=1.26,!=2.1", ""])
+@pytest.mark.parametrize("here", ["2.4", "2.4.0+cu126", "2.3.9", "3.0", "2.0.8", "0.11", "2.1.0"])
+def test_ranges_agree_with_packaging(tmp_path: Path, bounds: str, here: str):
+    path = tmp_path / "requirements.txt"
+    path.write_text(f"# comment\n\nthing{bounds}   # why\n")
+    ((name, signs, line),) = environment.requirements(path)
+    assert (name, line) == ("thing", f"thing{bounds}")
+    assert all(environment._holds(here, *s) for s in signs) == (here in Requirement(line).specifier)
+
+
+def test_a_vendor_build_counts_as_its_release():
+    assert environment._holds("2.6.0a0+ecf3bae40a", ">=", "2.6")
+
+
+def test_any_build_of_opencv_will_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    path = tmp_path / "requirements.txt"
+    path.write_text("opencv-python-headless>=4.9,<6\n")
+    monkeypatch.setattr(environment, "installed", {"opencv-python": "4.12.0.88"}.get)
+    assert environment.problems(path) == []
+
+
+def test_this_interpreter_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment, "_call", lambda *a: pytest.fail("something was installed"))
+    assert environment.prepare() == sys.executable
+    environment.bootstrap()
+
+
+def test_the_first_cell_finds_the_course(tmp_path: Path):
+    """From its notebooks folder, whatever the course's folder is called."""
+    stub = tmp_path / "renamed course" / "helpers" / "environment.py"
+    notebooks = tmp_path / "renamed course" / "notebooks"
+    stub.parent.mkdir(parents=True)
+    notebooks.mkdir()
+    stub.write_text("def bootstrap():\n    print('bootstrap of', __file__)\n")
+    cell = environment.BOOTSTRAP_CELL
+    done = ask(Path(sys.executable), notebooks, f"{cell}\n{cell}")  # again: as good as once
+    assert done.stdout.splitlines() == [f"bootstrap of {stub}"] * 2, done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script stands in for git")
+def test_the_first_cell_fetches_the_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On Colab there is only the notebook. Without git or network, one sentence says so."""
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text("#!/bin/sh\necho could not resolve host >&2; exit 128\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}{os.pathsep}{os.environ['PATH']}")
+    empty = tmp_path / "content"
+    empty.mkdir()
+    failed = ask(Path(sys.executable), empty, environment.BOOTSTRAP_CELL)
+    assert "fetching it failed: could not resolve host" in failed.stderr.strip().splitlines()[-1]
+    print_it = 'print(\\"fetched\\")'
+    make = (
+        f'mkdir -p "$4/helpers"; echo "def bootstrap(): {print_it}" > "$4/helpers/environment.py"'
+    )
+    git.write_text(f"#!/bin/sh\n{make}\n")
+    for _ in range(2):  # the second time it is there already
+        done = ask(Path(sys.executable), empty, environment.BOOTSTRAP_CELL)
+        assert done.stdout == "fetched\n", done.stderr
+        git.write_text("#!/bin/sh\nexit 1\n")
+
+
+def test_environment_yml_delegates():
+    lines = [line.strip() for line in (REPOSITORY / "environment.yml").read_text().splitlines()]
+    lines = lines[lines.index("dependencies:") + 1 :]
+    low, high = environment.OLDEST, environment.NEWEST
+    python = f"- python>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
+    assert lines == [python, "- pip", "- pip:", "- -r requirements.txt"]
+
+
+def test_every_import_is_named_in_the_requirements():
+    """What a helper or a notebook imports, requirements.txt names, with a bound and a reason."""
+    modules = dict.fromkeys(["IPython", "jupyter_client", "psutil"], "ipykernel")
+    modules |= {"PIL": "Pillow", "cv2": "opencv-python-headless", "nbformat": "nbclient"}
+    named = {name for name, bounds, _ in environment.requirements() if bounds}
+    assert named == {name for name, _, _ in environment.requirements()}
+    for path in (REPOSITORY / "helpers").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for module in {name.split(".")[0] for name in found}:
+                known = {*sys.stdlib_module_names, "helpers", "pip"}
+                assert module in known or modules.get(module, module) in named, (path.name, module)

@@ -1,0 +1,274 @@
+"""The command line: arguments, notebooks that fail or kill their kernel, publishing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import __main__ as cli
+from helpers import environment, notebooks
+from helpers.environment import CourseError
+
+ROOT = Path(__file__).resolve().parents[1]
+WHERE = "import os, sys\nprint(sys.executable, os.getcwd(), os.environ['COURSE_PROFILE'])"
+
+
+def write(folder: Path, name: str, *sources: str, course: dict | None = None) -> Path:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+    if course:
+        notebook.metadata["course"] = course
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / name)
+    return folder / name
+
+
+def texts(path: Path) -> list[str]:
+    cells = nbformat.read(path, as_version=4).cells
+    return ["".join(o.get("text", "") for o in cell.outputs) for cell in cells]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A course with no notebooks yet, in a folder with spaces, that needs no set-up."""
+    folder = tmp_path / "a place" / "notebooks"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(cli, "NOTEBOOKS", folder)
+    monkeypatch.setattr(cli, "BUILD", tmp_path / "a place" / "build")
+    monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
+    monkeypatch.setattr(environment, "check_pair", lambda python: None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("run --profile huge", "invalid choice: 'huge'"),
+        ("run --data imagenet", "'imagenet': expected auto, shapes, cifar10 or folder:PATH"),
+        ("run --data folder:/nowhere", "expected a folder with train/<class>/ and test/<class>/"),
+        ("run --seed -1", "expected"),
+        ("run --seed 1.5", "'1.5': expected a whole number from 0 on"),
+        ("run --sed 1", "unknown: --sed 1"),
+        ("train --recipe best --out x", "invalid choice: 'best'"),
+        ("", "COMMAND"),
+    ],
+)
+def test_wrong_arguments_cost_no_time(arguments: str, expected: str, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "prepare", lambda: pytest.fail("the set-up was started"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments.split())
+    assert stopped.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_only(place: Path, capsys):
+    for name in ("01_one.ipynb", "02_two.ipynb", "notes.ipynb"):
+        write(place, name, "1")
+    assert [p.name for p in cli.choose(None)] == ["01_one.ipynb", "02_two.ipynb"]
+    assert (
+        [p.name for p in cli.choose("2")] == [p.name for p in cli.choose("02")] == ["02_two.ipynb"]
+    )
+    assert cli.main(["run", "--only", "09"]) == 1
+    assert "no such notebook; there are 01_one, 02_two" in capsys.readouterr().err
+
+
+def test_folder_paths_become_absolute(tmp_path: Path, monkeypatch):
+    """Kernels work in notebooks/, not where the command was called."""
+    (tmp_path / "mine" / "train").mkdir(parents=True)
+    (tmp_path / "mine" / "test").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options = cli.parser().parse_args(["run", "--data", "folder:mine"])
+    assert options.data == f"folder:{(tmp_path / 'mine').resolve()}"
+
+
+def test_run_goes_on_after_failures(place: Path, monkeypatch, capsys):
+    """A failing cell and a dead kernel are reported at once; the others still run."""
+    bogus = place.parent / "jupyter" / "kernels" / "python3"
+    bogus.mkdir(parents=True)
+    (bogus / "kernel.json").write_text('{"argv": ["false"], "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(bogus.parents[1]))  # another kernel of that name
+    write(place, "01_raises.ipynb", "print('before')", "1 / 0", "print('after')")
+    write(place, "02_dies.ipynb", "print('before')", "import os\nos._exit(1)", "print('after')")
+    write(place, "03_warns.ipynb", WHERE, "import warnings\nwarnings.warn('careful')")
+    begun = time.monotonic()
+    assert cli.main(["run", "--seed", "3"]) == 1
+    assert time.monotonic() - begun < 60
+    shown = capsys.readouterr().out
+    assert "[1/3] 01_raises: FAILED" in shown and "ZeroDivisionError" in shown
+    assert "the kernel died in cell 2" in shown
+    rows = [line.split(maxsplit=3) for line in shown.splitlines() if line.startswith("0")]
+    assert [row[:2] for row in rows[:3]] == [
+        ["01_raises", "1/3"],
+        ["02_dies", "1/3"],
+        ["03_warns", "2/2"],
+    ]
+    assert rows[2][3] == "ok" and "1 of 3 ok" in shown
+    assert "stderr: 1\n03_warns cell 2: " in shown and "careful" in shown
+    build = place.parent / "build"
+    assert (
+        texts(build / "01_raises.ipynb") == texts(build / "02_dies.ipynb") == ["before\n", "", ""]
+    )
+    assert texts(build / "03_warns.ipynb")[0] == f"{sys.executable} {place} smoke\n"
+
+
+def test_run_succeeds(place: Path, capsys):
+    write(place, "01_fine.ipynb", WHERE, "1 + 1")
+    assert cli.main(["run", "--profile", "cpu"]) == 0
+    assert texts(place.parent / "build" / "01_fine.ipynb")[0].endswith("cpu\n")
+    assert "stderr" not in capsys.readouterr().out
+    assert texts(place / "01_fine.ipynb") == ["", ""]  # the lesson itself is left alone
+
+
+def test_nbval_reports_a_dead_kernel_within_seconds(tmp_path: Path):
+    write(tmp_path, "01_dies.ipynb", "1", "import os\nos._exit(1)")
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-c"]
+    command += [str(ROOT / "pytest.ini"), "--confcutdir", str(ROOT), "conftest.py", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "the kernel died in this cell" in done.stdout and "1 failed, 1 passed" in done.stdout
+
+
+def test_publish_cleans_and_stamps(place: Path, capsys):
+    path = write(place, "01_fine.ipynb", f"print({str(ROOT / 'data')!r})", "2")
+    assert cli.main(["publish", "--profile", "cpu"]) == 0
+    stored = nbformat.read(path, as_version=4)
+    assert texts(path)[0] == "data\n"
+    assert [cell.execution_count for cell in stored.cells] == [1, 2]
+    assert set(stored.metadata) == {"kernelspec", "language_info", "course"}
+    course = stored.metadata["course"]
+    assert course["profile"] == "cpu" and course["digest"] == notebooks.code_digest(stored)
+    assert not list(place.glob(".*"))
+
+    assert cli.main(["publish", "--check"]) == 0
+    assert cli.main(["publish", "--profile", "smoke"]) == 1  # a smaller run replaces nothing
+    assert "holds the outputs of a cpu run" in capsys.readouterr().err
+    stored.cells[1].source = "3"
+    nbformat.write(stored, path)
+    assert cli.main(["publish", "--check"]) == 1
+    assert cli.main(["publish", "--profile", "smoke", "--force"]) == 0
+    assert cli.main(["publish", "--check"]) == 0
+
+
+def test_publish_keeps_what_fails(place: Path):
+    path = write(place, "01_raises.ipynb", "1 / 0")
+    before = path.read_bytes()
+    assert cli.main(["publish"]) == 1
+    assert path.read_bytes() == before
+
+
+def test_clean_drops_widgets():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "slider"}
+    cell = nbformat.v4.new_code_cell("w", outputs=[nbformat.v4.new_output("display_data", view)])
+    cell.metadata = {"tags": ["nbval-check-output"], "execution": {"time": "now"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    notebooks.clean(notebook)
+    assert "widgets" not in notebook.metadata
+    assert notebook.cells[0].metadata == {"tags": ["nbval-check-output"]}
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "slider"}
+
+
+def test_the_address_is_written_everywhere(tmp_path: Path):
+    (tmp_path / "helpers").mkdir()
+    own = tmp_path / "helpers" / "environment.py"
+    own.write_text('"""x"""\nREPOSITORY = "OWNER/REPO"\nCELL = "OWNER/REPO".replace(REPOSITORY)\n')
+    (tmp_path / "README.md").write_text("git clone https://github.com/OWNER/REPO")
+    cell = 'REPOSITORY = "OWNER/REPO"'
+    digest = notebooks.code_digest(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    )
+    path = write(tmp_path / "notebooks", "01_x.ipynb", cell, course={"digest": digest})
+    files = notebooks.set_repository("OWNER/REPO", "ada/course", tmp_path)
+    assert files == ["README.md", "01_x.ipynb", "environment.py"]
+    assert own.read_text().splitlines()[1] == 'REPOSITORY = "ada/course"'
+    assert (tmp_path / "README.md").read_text().endswith("github.com/ada/course")
+    assert nbformat.read(path, as_version=4).cells[0].source == 'REPOSITORY = "ada/course"'
+    assert notebooks.stale([path]) == []
+
+
+def test_the_address_must_be_one(place: Path, capsys):
+    write(place, "01_x.ipynb", "1")
+    assert cli.main(["publish", "--repository", "https://example.org"]) == 1
+    assert "expected OWNER/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_child_gets_the_signals(number: int, tmp_path: Path):
+    """The command goes on in another interpreter, which must not be left behind."""
+    (tmp_path / "helpers").mkdir()
+    child = "import signal, sys, time\nprint('child', flush=True)\n"
+    child += "signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))\n"
+    child += "try:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
+    (tmp_path / "helpers" / "__main__.py").write_text(child)
+    code = "import sys; from helpers import environment as e; from pathlib import Path\n"
+    code += f"e.ROOT = Path({str(tmp_path)!r}); sys.exit(e.hand_over(sys.executable, []))"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+                              start_new_session=True, text=True)  # fmt: skip
+    assert parent.stdout.readline() == "child\n"
+    time.sleep(0.2)
+    # A terminal sends Ctrl-C to both; SIGTERM reaches the parent only.
+    (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
+    assert parent.wait(timeout=10) == 128 + number
+
+
+def test_exit_code_is_passed_on(tmp_path: Path, monkeypatch):
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__main__.py").write_text("import sys; sys.exit(len(sys.argv))")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment.signal, "signal", lambda *a: None)
+    assert environment.hand_over(sys.executable, ["a", "b c"]) == 3
+
+
+def test_an_error_of_the_set_up_is_one_sentence(monkeypatch, capsys):
+    def fail():
+        raise CourseError("no network; connect")
+
+    monkeypatch.setattr(environment, "prepare", fail)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "no network; connect\n"
+
+
+def test_doctor_reports(capsys):
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("python", "torch", "device", "memory", "cores", "disk", "shapes", "smoke run"):
+        assert name in shown
+
+
+def test_test_passes_arguments_on(monkeypatch, tmp_path: Path):
+    called = []
+    monkeypatch.setattr(environment, "check_pair", lambda python: None)
+    monkeypatch.setattr(environment, "complete", lambda path: [])
+    monkeypatch.setattr(environment, "call", lambda *arguments: called.append(arguments))
+    cli.main(["test"])
+    cli.main(["test", "--all", "-k", "word", "tests/test_main.py"])
+    (first, where, told), (second, _, _) = called
+    assert first[-2:] == ["tests", "notebooks"] and "-m" not in first[3:]
+    assert second[-3:] == ["-k", "word", str(ROOT / "tests" / "test_main.py")]
+    assert second[second.index("-m", 3) + 1] == ""
+    assert where == ROOT and (told["COURSE_PROFILE"], told["COURSE_DATA"]) == ("smoke", "shapes")
+
+
+def test_train_takes_the_profile_where_nothing_is_said(tmp_path: Path, monkeypatch):
+    from helpers import launch
+    from helpers.session import PROFILES
+
+    told = []
+    monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
+    monkeypatch.setattr(launch, "train", lambda options: told.append(vars(options)) or 0)
+    out = ["train", "--out", str(tmp_path)]
+    assert cli.main(out) == cli.main([*out, "--profile", "smoke", "--epochs", "7"]) == 0
+    bare, smoke = told
+    assert (bare["width"], bare["epochs"], bare["batch_size"], bare["limit"]) == (
+        64,
+        None,
+        None,
+        None,
+    )
+    assert (bare["seed"], bare["data"], bare["holdout"]) == (0, "auto", 5000)
+    assert (smoke["epochs"], smoke["data"]) == (7, "shapes")
+    for name in ("width", "batch_size", "limit"):
+        assert smoke[name] == getattr(PROFILES["smoke"], name)

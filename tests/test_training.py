@@ -1,0 +1,630 @@
+"""`fit` against a loop written out by hand; kills, damage and interrupts against the whole run."""
+
+import copy
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import checkpoint, training
+from helpers.augment import image_loader, train_transform
+from helpers.checkpoint import CheckpointError
+from helpers.data import ImageSet
+from helpers.evaluation import predict
+from helpers.models import DavidNet, LinearNet, SmallCNN
+from helpers.recipes import COURSE, SOURCE
+from helpers.training import NonFiniteLoss, fit
+
+SMALL = replace(COURSE, batch_size=32, peak=0.02, epochs=3, ema=0.8)
+
+
+def pictures(count=150, classes=4, seed=0):
+    """Noise with a coloured patch that tells the class, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 160, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % classes
+    for image, label in zip(images, labels, strict=True):
+        image[8 * label : 8 * label + 8, 8:24] += 90
+    return ImageSet(images, labels.astype(np.int64), tuple("abcd"[:classes]))
+
+
+def batches(sizes=(32, 32, 20), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(n, 3, 32, 32, generator=generator),
+            torch.randint(4, (n,), generator=generator),
+        )
+        for n in sizes
+    ]
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return DavidNet(4, classes=4)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    a, b = (x.state_dict() if isinstance(x, nn.Module) else x for x in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------ the loop
+
+
+@pytest.mark.parametrize(
+    "recipe", [SOURCE, replace(SMALL, dirac_init=False)], ids=["source", "all"]
+)
+def test_fit_equals_a_loop_written_out_by_hand(recipe):
+    """LR, decay and momentum of both groups, smoothing, Nesterov, average: by their definitions."""
+    recipe = replace(recipe, peak=0.03)
+    data, epochs = [(x.double(), y) for x, y in batches()], 2  # doubles: no rounding to forgive
+    model, twin = net().double(), net().double()
+    history = fit(model, data, recipe=recipe, epochs=epochs, verbose=False)
+
+    velocity = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
+    average, losses, step = weights(twin), [], 0
+    twin.train()
+    for _ in range(epochs):
+        total = 0.0
+        for x, y in data:
+            lr = recipe.lr(step, len(data), epochs)
+            log_p = twin(x).log_softmax(1)
+            smooth = recipe.label_smoothing
+            target = (1 - smooth) * F.one_hot(y, 4) + smooth / 4
+            loss = -(target * log_p).sum(1).mean()
+            twin.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for name, p in twin.named_parameters():
+                    bias = name.endswith("bias")
+                    rate = lr * (recipe.bias_lr if bias else 1)
+                    decay = recipe.weight_decay / (recipe.bias_lr if bias else 1)
+                    g = p.grad + decay * p
+                    velocity[name] = recipe.momentum * velocity[name] + g
+                    p -= rate * (
+                        g + recipe.momentum * velocity[name] if recipe.nesterov else velocity[name]
+                    )
+            if recipe.ema:
+                keep = min(recipe.ema, (1 + step) / (10 + step))
+                for name, value in twin.state_dict().items():
+                    if value.is_floating_point():
+                        average[name] = keep * average[name] + (1 - keep) * value
+            total += loss.item() * len(y)
+            step += 1
+        losses.append(total / sum(len(y) for _, y in data))
+
+    expected = average if recipe.ema else weights(twin)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
+    assert [epoch["loss"] for epoch in history] == pytest.approx(losses, rel=1e-7)
+    assert history[-1]["lr"] == recipe.lr(step - 1, len(data), epochs)
+
+
+def test_history_counts_every_image_once_also_in_an_uneven_last_batch():
+    data, model = batches((30, 30, 7)), LinearNet(4)
+    still = replace(SOURCE, peak=0.0)  # nothing moves, so each epoch is an evaluation
+    history = fit(model, data, data, recipe=still, epochs=2, verbose=False)
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    with torch.no_grad():
+        loss, right = F.cross_entropy(model(x), y).item(), (model(x).argmax(1) == y).float().mean()
+    for number, epoch in enumerate(history, 1):
+        assert epoch["epoch"] == number and epoch["seconds"] > 0 and epoch["lr"] == 0
+        assert epoch["loss"] == pytest.approx(loss, rel=1e-6) == epoch["val_loss"]
+        assert epoch["accuracy"] == pytest.approx(right.item()) == epoch["val_accuracy"]
+
+
+def test_it_learns_and_the_held_out_numbers_are_those_of_the_final_model():
+    train, val = pictures(300), pictures(60, seed=1)
+    model = net()
+    gentle = replace(SMALL, epochs=6, peak=0.2, bias_lr=4.0)
+    history = fit(model, train, val, recipe=gentle, verbose=False)
+    found = predict(model, val)
+    assert history[-1]["val_accuracy"] == found.accuracy > 0.8
+    assert history[-1]["val_loss"] == pytest.approx(found.loss)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["lr"] == 0
+
+
+def test_same_seed_same_weights_and_neither_val_nor_the_random_state_matters():
+    train, models = pictures(), [net() for _ in range(3)]
+    fit(models[0], train, recipe=SMALL, seed=3, verbose=False)
+    torch.manual_seed(99)
+    fit(models[1], train, pictures(20, seed=5), recipe=SMALL, seed=3, verbose=False)
+    fit(models[2], train, recipe=SMALL, seed=4, verbose=False)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_random_state_mode_gradients_and_hooks_are_left_as_found():
+    model = net().eval()
+    model.stage1.train()
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    states = random.getstate(), np.random.get_state()[1].copy()
+    fit(model, pictures(), recipe=SMALL, epochs=1, verbose=False)
+    assert torch.equal(torch.rand(3), expected)
+    assert states[0] == random.getstate() and (states[1] == np.random.get_state()[1]).all()
+    assert modes == [module.training for module in model.modules()]
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_a_loader_of_albumentations_gives_the_same_run_twice_whatever_was_drawn_before():
+    train, models = pictures(), [net(), net()]
+    loader = image_loader(train, train_transform(train.mean, train.std), 32)
+    fit(models[0], loader, recipe=SMALL, epochs=2, verbose=False)
+    next(iter(loader))
+    fit(models[1], loader, recipe=SMALL, epochs=2, verbose=False)
+    assert same(*models)
+
+
+def test_batch_size_scales_the_learning_rate_and_frozen_weights_stay():
+    model = net()
+    model.stem.requires_grad_(False)
+    stem = weights(model.stem)["0.weight"]
+    recipe = replace(SMALL, dirac_init=False, knots=None)
+    history = fit(model, pictures(), recipe=recipe, batch_size=16, epochs=1, verbose=False)
+    assert history[0]["lr"] == pytest.approx(recipe.lr(0, 1, 1) / 2)
+    assert torch.equal(model.stem[0].weight, stem)
+
+
+def test_dirac_init_hands_the_inputs_on():
+    layer = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    fresh = layer.weight[3:].clone()
+    training.dirac_(nn.Sequential(layer))
+    x = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(layer(x)[:, :3], x)
+    assert torch.equal(layer.weight[3:], fresh)
+    narrow = nn.Conv2d(8, 4, 3, padding=1, bias=False)
+    training.dirac_(nn.Sequential(narrow))
+    x = torch.randn(2, 8, 9, 9)
+    torch.testing.assert_close(narrow(x), x[:, :4])
+
+
+def test_every_parameter_is_in_one_group_with_the_recipes_numbers():
+    model = net()
+    optimizer = training.sgd(model, COURSE, torch.device("cpu"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: g for g in optimizer.param_groups for p in g["params"]}
+    assert found.keys() == set(names.values())
+    for name, group in found.items():
+        scale = 64 if name.endswith("bias") else 1
+        assert (group["scale"], group["weight_decay"]) == (scale, pytest.approx(5e-4 / scale))
+        assert group["nesterov"] and group["momentum"] == 0.9
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+class Lies(list):
+    """Batches whose len() is off."""
+
+    def __init__(self, items, by):
+        super().__init__(items)
+        self.by = by
+
+    def __len__(self):
+        return super().__len__() + self.by
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_wrong_length_is_an_error(by):
+    with pytest.raises(ValueError, match=r"len\(\) says|are outside|steps"):
+        fit(net(), Lies(batches(), by), recipe=SMALL, epochs=1, verbose=False)
+
+
+def test_bad_arguments_say_what_to_do():
+    with pytest.raises(TypeError, match="run through once an epoch"):
+        fit(net(), iter(batches()), recipe=SMALL)
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        fit(net(), batches(), recipe=SMALL, epochs=0)
+    with pytest.raises(ValueError, match="needs out"):
+        fit(net(), batches(), recipe=SMALL, resume=True)
+    with pytest.raises(ValueError, match="batch_size"):
+        fit(net(), pictures(20), recipe=SMALL)
+    persistent = torch.utils.data.DataLoader([0], num_workers=1, persistent_workers=True)
+    with pytest.raises(ValueError, match="persistent_workers=False"):
+        fit(net(), persistent, recipe=SMALL)
+
+
+@pytest.mark.parametrize("bad", [0, 4])
+def test_a_loss_that_is_not_finite_names_the_first_bad_step_and_leaves_the_weights(bad):
+    data = batches((8,) * 6)
+    for x, _ in data[bad:]:
+        x[0, 0, 0, 0] = float("nan")
+    model = net()
+    before = weights(model)
+    with pytest.raises(NonFiniteLoss) as caught:
+        fit(model, data, recipe=SMALL, epochs=2, verbose=False)
+    message = str(caught.value)
+    assert f"step {bad} (in epoch 1)" in message and "peak=0.005" in message
+    assert f"{SMALL.lr(bad, 6, 2):.4g}" in message
+    assert same(model, before)
+
+
+def test_losses_on_a_gpu_are_looked_at_together_and_the_first_bad_one_is_named():
+    run = training.Run(net(), batches((8,) * 200), SMALL, 3, torch.device("cpu"))
+    losses = [torch.tensor(1.0)] * 50
+    run.check(losses, first=50)
+    losses[31:33] = torch.tensor(float("inf")), torch.tensor(float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"the loss is inf at step 281 \(in epoch 2\)"):
+        run.check(losses, first=250)
+
+
+def test_too_little_memory_names_the_batch_that_fits_and_leaves_the_weights():
+    class Hungry(SmallCNN):
+        most = 20
+
+        def forward(self, x):
+            if len(x) > self.most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    model = Hungry(4, 4)
+    before = weights(model)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="32 images .* batch_size=16 does"):
+        fit(model, pictures(), recipe=SMALL, verbose=False)
+    assert same(model, before) and all(p.grad is None for p in model.parameters())
+    model.most = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="one image does not"):
+        fit(model, pictures(), recipe=SMALL, verbose=False)
+
+
+# ------------------------------------------------------------------ kill and resume
+
+
+def job(folder, moment=None, resume=False):
+    """One run in a process of its own, which a SIGKILL ends at `moment`."""
+    torch.set_num_threads(1)
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def at_call(owner, name, number, action):
+        original, calls = getattr(owner, name), []
+
+        def counting(*args, **kwargs):
+            calls.append(1)
+            return action(*args) if len(calls) == number else original(*args, **kwargs)
+
+        setattr(owner, name, counting)
+
+    def half_a_file(value, file):
+        file.write(b"PK\x03\x04" + bytes(1000))
+        file.flush()
+        die()
+
+    if moment == "first step":
+        at_call(training.Run, "train_step", 1, die)
+    elif moment == "amid an epoch":
+        at_call(training.Run, "train_step", 7, die)
+    elif moment == "amid the file":  # calls: the initial checkpoint, epoch 1, epoch 2
+        at_call(torch, "save", 3, half_a_file)
+    elif moment == "between the renames":  # calls: 1 for the initial checkpoint, then 2 an epoch
+        at_call(os, "replace", 5, die)
+    elif moment == "before model.pt":
+        at_call(os, "replace", 8, die)
+    torch.manual_seed(0)
+    model = SmallCNN(8, 4)  # few layers: torch prepares each anew in a fresh process
+    fit(model, pictures(), recipe=SMALL, out=folder, resume=resume, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    """Starts processes that have everything imported, without this one's threads."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["helpers.training", "torch._dynamo"])
+
+    def run(*args, **kwargs):
+        process = context.Process(target=job, args=args, kwargs=kwargs)
+        process.start()
+        process.join(120)
+        return process.exitcode
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(spawn, tmp_path_factory):
+    """model.pt of the run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert spawn(folder) == 0
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+MOMENTS = ["first step", "amid an epoch", "amid the file", "between the renames", "before model.pt"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_kill_and_resume_end_in_the_same_bits(moment, spawn, whole, tmp_path):
+    assert spawn(tmp_path, moment) == -signal.SIGKILL
+    assert not (tmp_path / "model.pt").exists()
+    assert spawn(tmp_path, resume=True) == 0
+    assert same(torch.load(tmp_path / "model.pt", weights_only=True), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [4.0, 5.0, 6.5, 8.0])
+def test_kill_from_outside_at_any_second_and_resume(delay, spawn, whole, tmp_path):
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from test_training import job; from pathlib import Path\n"
+        "job(Path(sys.argv[1]), resume=True)"
+    )
+    for attempt in range(2):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+        try:
+            process.wait(delay + attempt)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert spawn(tmp_path, resume=True) == 0
+    assert same(torch.load(tmp_path / "model.pt", weights_only=True), whole)
+
+
+def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
+    class Interrupted(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            for number, batch in enumerate(super().__iter__()):
+                if self.passes == 2 and number == 1:
+                    raise KeyboardInterrupt
+                yield batch
+
+    expected, model = net(), net()
+    fit(expected, batches(), recipe=SMALL, verbose=False)
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, Interrupted(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+    assert same(model, before)
+    history = fit(model, batches(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
+    assert same(model, expected) and [epoch["epoch"] for epoch in history] == [1, 2, 3]
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    models = [net(0), net(1)]
+    first = fit(models[0], batches(), recipe=SMALL, out=tmp_path, verbose=False)
+    again = fit(models[1], batches(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
+    assert same(*models) and first == again
+    assert same(torch.load(tmp_path / "model.pt", weights_only=True), models[0])
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A folder with the checkpoints of two epochs of three, and what the third would give."""
+    expected = net()
+
+    class Stop(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            if self.passes == 3:
+                raise KeyboardInterrupt
+            return super().__iter__()
+
+    fit(expected, batches(), recipe=SMALL, verbose=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(), Stop(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+    return tmp_path, expected
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def other_weights(path):
+    state = torch.load(path, weights_only=True)
+    state["model"]["classifier.bias"][0] += 1e-3
+    torch.save(state, path)
+
+
+def other_step(path):
+    state = torch.load(path, weights_only=True)
+    state["history"] = state["history"][:1]
+    torch.save(state, path)
+
+
+def code_in_it(path):
+    torch.save({"settings": {}, "checksum": Path("x")}, path)
+
+
+DAMAGES = [truncate, flip_a_byte, empty, other_weights, other_step, code_in_it]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(damage, stopped):
+    folder, expected = stopped
+    damage(folder / "checkpoint.pt")
+    model = net()
+    with pytest.warns(UserWarning, match="checkpoint.pt .*going on from checkpoint.previous.pt"):
+        fit(model, batches(), recipe=SMALL, out=folder, resume=True, verbose=False)
+    assert same(model, expected)
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_whole_one_before_it(stopped):
+    folder, _ = stopped
+    settings = checkpoint.read(folder / "checkpoint.pt")["settings"]
+    truncate(folder / "checkpoint.pt")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        state = checkpoint.load(folder, settings)
+    checkpoint.save(folder, state)
+    assert checkpoint.read(folder / "checkpoint.previous.pt")["epoch"] == 1
+
+
+def test_two_damaged_checkpoints_are_an_error_that_changes_nothing(stopped):
+    folder, _ = stopped
+    truncate(folder / "checkpoint.pt")
+    other_weights(folder / "checkpoint.previous.pt")
+    model, files = net(), sorted(path.name for path in folder.iterdir())
+    before = weights(model)
+    with pytest.raises(CheckpointError, match="no whole checkpoint is left.*resume=False"):
+        fit(model, batches(), recipe=SMALL, out=folder, resume=True, verbose=False)
+    assert same(model, before) and files == sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"recipe": replace(SMALL, weight_decay=0.0)},
+            r"recipe.weight_decay is 0.0005 .* 0.0 here",
+        ),
+        ({"seed": 5}, "seed is 0 there and 5 here"),
+        ({"epochs": 4}, "epochs is 3 there and 4 here"),
+        ({"train": batches((32, 32))}, "steps is 3 there and 2 here"),
+        ({"model": DavidNet(5, 4)}, r"model.stem.0.weight is \[4, 3, 3, 3\] .* \[5, 3, 3, 3\]"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_name(change, named, stopped):
+    folder, _ = stopped
+    arguments = {"model": net(), "train": batches(), "recipe": SMALL} | change
+    with pytest.raises(CheckpointError, match=named):
+        fit(**arguments, out=folder, resume=True, verbose=False)
+    assert (folder / "checkpoint.pt").exists()
+
+
+def test_other_images_are_refused(tmp_path):
+    fit(net(), pictures(), recipe=SMALL, epochs=1, out=tmp_path, verbose=False)
+    other = pictures()
+    other.images[3, 3, 3, 2] ^= 1
+    with pytest.raises(CheckpointError, match="data is [0-9a-f]{64} there"):
+        fit(net(), other, recipe=SMALL, epochs=1, out=tmp_path, resume=True, verbose=False)
+
+
+def test_another_thread_count_warns(stopped):
+    folder, _ = stopped
+    path = folder / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["checksum"]
+    state["threads"] += 1
+    checkpoint.save(folder, state)
+    with pytest.warns(UserWarning, match="threads and goes on with"):
+        fit(net(), batches(), recipe=SMALL, out=folder, resume=True, verbose=False)
+
+
+def test_without_resume_an_earlier_runs_checkpoints_are_gone_from_the_first_step(stopped):
+    folder, _ = stopped
+    data = batches()
+    data[0][0][:] = float("nan")
+    with pytest.raises(NonFiniteLoss):
+        fit(net(), data, recipe=replace(SMALL, momentum=0.5), out=folder, verbose=False)
+    state = checkpoint.read(folder / "checkpoint.pt")
+    assert (state["settings"]["recipe"]["momentum"], state["epoch"]) == (0.5, 0)
+    assert not (folder / "checkpoint.previous.pt").exists()
+
+
+def test_a_checkpoint_is_plain_data_with_everything_in_it(stopped):
+    folder, _ = stopped
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    expected = {"model", "final", "optimizer", "scaler", "settings", "history", "epoch", "step"}
+    assert expected | {"threads", "processes", "checksum"} == state.keys()
+    assert (state["epoch"], state["step"]) == (2, 6)
+    assert state["settings"]["recipe"]["name"] == "course" and state["settings"]["seed"] == 0
+
+
+# ------------------------------------------------------------------ the log
+
+
+def test_one_plain_line_an_epoch_where_nobody_watches(capsys):
+    fit(net(), batches(), batches(), recipe=SMALL)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 3 and err == "" and "\r" not in out
+    assert lines[0].startswith("epoch  1  lr 0.0")
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
+        assert f"  {name} " in lines[0]
+    fit(net(), batches(), recipe=SMALL, verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_a_bar_with_time_left_and_keeps_only_the_lines(monkeypatch):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("COURSE_RUN", raising=False)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        fit(net(), batches((16,) * 4), recipe=SMALL)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "epoch 1/3:" in shown and "<" in shown and "/12 [" in shown
+    last = [line.split("\r")[-1] for line in shown.split("\r\n")]
+    assert [line[:9] for line in last if line.strip()] == ["epoch  1 ", "epoch  2 ", "epoch  3 "]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_notebook_stores_the_lines_and_nothing_of_the_bar(watched, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    from nbclient import NotebookClient
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("COURSE_RUN", raising=False)
+    if not watched:
+        monkeypatch.setenv("COURSE_RUN", "1")
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom test_training import *\n"
+    code += "history = fit(net(), batches(), recipe=SMALL)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=120).execute()
+    outputs = notebook.cells[0].outputs
+    text = [o for o in outputs if o.output_type == "stream"]
+    assert {o.name for o in text} == {"stdout"}
+    assert len("".join(o.text for o in text).splitlines()) == 3
+    displays = [o for o in outputs if o.output_type != "stream"]
+    assert len(displays) == watched and all(o.data == {"text/plain": ""} for o in displays)
+
+
+# ------------------------------------------------------------------ on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_the_steps_do_not_wait_for_the_gpu():
+    model, train = net().cuda(), pictures(64 * 40)
+    fit(copy.deepcopy(model), train, recipe=SMALL, epochs=1, batch_size=64, verbose=False)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchroniz") as waits:
+            fit(model, train, recipe=SMALL, epochs=2, batch_size=64, verbose=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) < 40, "one for each of the 80 steps, or near it"
