@@ -529,3 +529,224 @@ def check_mended_counter(counter: Callable) -> str:
     if counter(net) != found:
         raise Wrong("A second call gives another number: something is kept between the calls.")
     return "64, and the same at every call."
+
+
+# Lesson 07
+
+
+@exercise
+def check_layer_flops(answer: float) -> str:
+    """FLOP to train on one image: conv 3x3, 128 -> 256, on a 16x16 map."""
+    adds = 16 * 16 * 256 * 128 * 9
+    told = {
+        adds: "That counts multiply-adds of the forward pass; each is two operations, and the "
+        "backward pass is still missing.",
+        2 * adds: "That is the forward pass alone: the backward pass costs about twice as much.",
+        3 * adds: "Forward and backward are there, but a multiply-add is two operations.",
+        6 * adds // 9: "The 3x3 kernel is missing: each output value sums 9 x 128 products.",
+    }
+    if answer in told:
+        raise Wrong(told[answer])
+    if not math.isclose(answer, 6 * adds, rel_tol=1e-3):
+        raise Wrong(f"{answer:g} is not it: outputs (16 x 16 x 256) times kernel weights, x 2 x 3.")
+    return "16 x 16 x 256 x 128 x 9 multiply-adds, x 2 x 3: 0.45 GFLOP."
+
+
+@exercise
+def check_amdahl(answer: float) -> str:
+    """90 % of the time becomes 10 times faster."""
+    told = {
+        10.0: "That part is 10 times faster, but the rest takes as long as before.",
+        9.0: "Shares of speed-ups cannot be added or multiplied: add up the times instead.",
+        0.19: "That is the new time, as a share of the old. How many times faster is that?",
+    }
+    for value, reason in told.items():
+        if math.isclose(answer, value, rel_tol=5e-3):
+            raise Wrong(reason)
+    if not math.isclose(answer, 1 / 0.19, rel_tol=5e-3):
+        raise Wrong(f"{answer:g} is not it: the new time is 0.1 (untouched) + 0.9 / 10.")
+    return "1 / (0.1 + 0.9 / 10) = 5.26; without any limit on the factor it would be 10."
+
+
+@exercise
+def check_ring_bytes(function: Callable) -> str:
+    """Bytes that each process sends for one ring all-reduce."""
+    if function(1000, 4, 1) != 0:
+        raise Wrong(f"One process sends nothing, this says {function(1000, 4, 1):g} bytes.")
+    found = function(1_000_000, 4, 2)
+    if math.isclose(found, 2_000_000):
+        raise Wrong("Half of it: a ring goes round twice, to add up and to hand the sums on.")
+    if math.isclose(found, 1_000_000):
+        raise Wrong("A parameter is not a byte: multiply by the bytes of one.")
+    if not math.isclose(found, 4_000_000):
+        raise Wrong(f"2 processes, 1,000,000 floats: {found:g} bytes, expected 4,000,000.")
+    if not math.isclose(function(1_000_000, 2, 8), 3_500_000):
+        found = function(1_000_000, 2, 8)
+        raise Wrong(f"8 processes, 1,000,000 half floats: {found:g} bytes, expected 3,500,000.")
+    return "Nearly twice the model a process, however many there are."
+
+
+@exercise
+def check_shard(function: Callable) -> str:
+    """Indices of each rank: together each image once, another order each epoch."""
+    epochs = [[np.asarray(function(12, r, 3, e)) for r in range(3)] for e in (0, 1)]
+    for parts in epochs:
+        joined = np.concatenate(parts)
+        if len(joined) != 12:
+            raise Wrong(f"3 ranks have {len(joined)} of 12 images in all: each takes a third.")
+        if sorted(joined.tolist()) != list(range(12)):
+            raise Wrong(
+                "Some images come twice and others never: all ranks must shuffle with the "
+                "same seed, and then take different places of that one order."
+            )
+    if all((a == b).all() for a, b in zip(*epochs, strict=True)):
+        raise Wrong("Epochs 0 and 1 have the same order: the seed must depend on the epoch.")
+    if np.array_equal(np.concatenate(epochs[0]), np.arange(12)):
+        raise Wrong("Nothing is shuffled in epoch 0.")
+    if sorted(np.concatenate([function(10, r, 3, 0) for r in range(3)]).tolist()) != [*range(10)]:
+        raise Wrong("10 images, 3 ranks: not each image once. The ranks may differ by one image.")
+    return "Each image once an epoch, in an order that changes from epoch to epoch."
+
+
+@exercise
+def check_timing_faults(answer: dict) -> str:
+    """What is wrong with each of three measurements."""
+    right = {"A": "warm-up", "B": "sync", "C": "median"}
+    if set(answer) != set(right) or not set(answer.values()) <= set(right.values()):
+        raise Wrong('Expected {"A": ..., "B": ..., "C": ...} of "warm-up", "sync", "median".')
+    told = {
+        "A": "A: look where the long one stands, and what its neighbours are.",
+        "B": "B: can ten steps together take less than the end of them alone?",
+        "C": "C: the long ones stand anywhere. Which summary forgets them?",
+    }
+    bad = [told[name] for name in right if answer[name] != right[name]]
+    if bad:
+        raise Wrong(" ".join(bad))
+    return "Warm up first, wait for the device before the clock is read, and take the median."
+
+
+@exercise
+def check_global_lr(answer: float) -> str:
+    """0.4 at batch 512; 8 GPUs of 128 images each."""
+    told = {
+        3.2: "That is 8 times 0.4: it would be right for 512 images on each GPU.",
+        0.1: "That belongs to 128 images. One step averages over the images of all GPUs.",
+        0.4: "The batch is not 512 any more: add up the images of all GPUs.",
+    }
+    for value, reason in told.items():
+        if math.isclose(answer, value, rel_tol=1e-6):
+            raise Wrong(reason)
+    if not math.isclose(answer, 0.8, rel_tol=1e-6):
+        raise Wrong(f"{answer:g} is not it: LR in proportion to the global batch.")
+    return "8 x 128 = 1,024 images a step, twice 512: 0.8."
+
+
+@exercise
+def check_global_loss(function: Callable) -> str:
+    """Mean loss over all images, from each rank's mean and count."""
+    found = function([1.0, 3.0], [10, 10])
+    if not math.isclose(found, 2.0):
+        raise Wrong(f"Two equal shares with means 1 and 3: {found:g}, expected 2.")
+    found = function([1.0, 3.0], [30, 10])
+    if math.isclose(found, 2.0):
+        raise Wrong("30 images count no more than 10: that is the mean of the means.")
+    if not math.isclose(found, 1.5):
+        raise Wrong(f"Means 1 of 30 images and 3 of 10: {found:g}, expected 1.5.")
+    return "Sums are added, then divided once: every image counts the same."
+
+
+# Lesson 06
+
+
+@exercise
+def check_images_needed(answer: float) -> str:
+    """Test images for a 95 % interval of +-0.5 points at an accuracy of 91 %."""
+    if math.isclose(answer, 1.96**2 * 0.25 / 0.005**2, rel_tol=0.02):
+        raise Wrong("That is for an accuracy of 50 %, the worst case. Here p(1-p) is 0.91 * 0.09.")
+    if math.isclose(answer, 1.96**2 * 0.0819 / 0.0025**2, rel_tol=0.02):
+        raise Wrong("That interval is 0.5 points wide in all. Asked for: 0.5 points to each side.")
+    if math.isclose(answer, 0.0819 / 0.005**2, rel_tol=0.02):
+        raise Wrong("That is one standard error. 95 % needs 1.96 of them, and so 1.96**2 as many.")
+    if not 12_300 <= answer <= 12_900:
+        raise Wrong(f"{answer:g}: solve 0.005 = 1.96 * sqrt(0.91 * 0.09 / n) for n.")
+    return "About 12,600: the 10,000 images of the CIFAR-10 test set give +-0.56 points."
+
+
+@exercise
+def check_confusion(function: Callable) -> str:
+    """Counts by true class (rows) and predicted class (columns), on fixed labels."""
+    true, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 2, 2, 1, 0, 2])
+    wanted = np.array([[1, 0, 2, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    found = np.asarray(function(true, predicted, 4))
+    if found.shape != (4, 4):
+        raise Wrong(
+            f"shape {found.shape}: four classes were asked for, and class 3 merely does not occur."
+        )
+    if np.array_equal(found, wanted.T):
+        raise Wrong("Rows and columns are swapped: a row is a true class.")
+    if np.array_equal(found, np.minimum(wanted, 1)):
+        raise Wrong(
+            "Two images of class 0 were called 2. With `m[t, p] += 1` on arrays, one counts."
+        )
+    if not np.array_equal(found, wanted):
+        raise Wrong(f"true {true.tolist()}, predicted {predicted.tolist()} gave {found.tolist()}")
+    return "Rows are true classes, repeated pairs count, and a class without images keeps its row."
+
+
+@exercise
+def check_class_accuracy(function: Callable) -> str:
+    """Per-class accuracy from a confusion matrix whose rows are true classes."""
+    matrix = np.array([[8, 2, 0], [1, 3, 0], [0, 5, 1]])
+    found = np.asarray(function(matrix), dtype=float)
+    if found.shape != (3,):
+        raise Wrong(f"shape {found.shape}: one number for each of the 3 classes is wanted.")
+    if np.allclose(found, [8 / 9, 3 / 10, 1]):
+        raise Wrong("Divided by columns: of what was *called* a class, which share was one. Rows!")
+    if np.allclose(found, [8 / 20, 3 / 20, 1 / 20]):
+        raise Wrong("Divided by all images: the classes add up to the overall accuracy. Per row!")
+    if not np.allclose(found, [0.8, 0.75, 1 / 6]):
+        raise Wrong(f"{found.round(3).tolist()}, not [0.8, 0.75, 0.167]: right ones over the row.")
+    return "The diagonal over the sums of the rows."
+
+
+@exercise
+def check_grad_cam(function: Callable) -> str:
+    """Grad-CAM from activations and gradients (B, K, h, w), on fixed random ones."""
+    generator = torch.Generator().manual_seed(0)
+    a, g = (torch.randn(2, 5, 4, 3, generator=generator) for _ in range(2))
+    weights = g.mean((2, 3), keepdim=True)
+    found = torch.as_tensor(function(a, g))
+    if found.shape != (2, 4, 3):
+        raise Wrong(f"shape {tuple(found.shape)}: one map (h, w) an image is wanted, (2, 4, 3)")
+    if torch.allclose(found, (weights * a).sum(1), atol=1e-5):
+        raise Wrong("The negative parts are still there: the ReLU is missing.")
+    if torch.allclose(found, F.relu(weights * a).sum(1), atol=1e-5):
+        raise Wrong("The ReLU comes after the sum: channels may speak against the class.")
+    if torch.allclose(found, F.relu((g * a).sum(1)), atol=1e-5):
+        raise Wrong("The gradients are used unit by unit: a channel's weight is their mean.")
+    if torch.allclose(found, F.relu((12 * weights * a).sum(1)), atol=1e-4):
+        raise Wrong("12 times too large: the weight is the mean over the map, not the sum.")
+    if torch.allclose(found, F.relu((g.mean((0, 2, 3))[:, None, None] * a).sum(1)), atol=1e-5):
+        raise Wrong("The mean runs over the batch as well: each image has its own weights.")
+    if not torch.allclose(found, F.relu((weights * a).sum(1)), atol=1e-5):
+        raise Wrong("The shape is right, the values are not. Mean over h and w, weight, sum, ReLU.")
+    return "Mean over the map, weighted sum of the channels, ReLU: Grad-CAM."
+
+
+@exercise
+def check_ece(function: Callable) -> str:
+    """The expected calibration error on six predictions in two (of four) bins."""
+    sure = np.array([0.6, 0.7, 0.9, 0.9, 0.9, 1.0])
+    right = np.array([1, 1, 1, 0, 1, 0], dtype=bool)
+    found = float(function(sure, right, 4))
+    if math.isnan(found):
+        raise Wrong("An empty bin gave nan: leave bins without images out.")
+    if math.isclose(found, (0.35 + 0.425) / 2, abs_tol=1e-4):
+        raise Wrong("Both bins weigh the same, but one has 2 images, the other 4.")
+    if math.isclose(found, abs(sure.mean() - right.mean()), abs_tol=1e-4):
+        raise Wrong("Too sure here and too modest there cancel: take |...| bin by bin.")
+    if math.isclose(found, np.abs(sure - right).mean(), abs_tol=1e-4):
+        raise Wrong("That is the distance image by image: average within a bin first.")
+    if not math.isclose(found, 0.4, abs_tol=1e-4):
+        raise Wrong(f"{found:.4f}, not 0.4: 2/6 of |0.65 - 1| and 4/6 of |0.925 - 0.5|.")
+    return "Each bin's gap between confidence and accuracy, weighted by its images: 0.4."

@@ -110,13 +110,14 @@ def results(model, data: Data, recipe: recipes.Recipe, history: list[dict], args
     except OSError:
         commit = None
     return {
-        "recipe": asdict(recipe), "width": args.width, "epochs": len(history),
+        "recipe": asdict(recipe), "profile": vars(args).get("profile"),
+        "width": args.width, "epochs": len(history),
         "data": data.name, "training_images": len(data.train),
         "evaluated_on": "test" if data.val is None else "held-out",
         "seeds": [args.seed], "accuracy": [found.accuracy], "accuracy_tta": [mirrored.accuracy],
         "per_class_accuracy": dict(zip(data.classes, per_class.tolist(), strict=True)),
         "history": history, "seconds_per_epoch": [epoch["seconds"] for epoch in history],
-        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
         "processes": rank_and_processes()[1], "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "date": str(date.today()), "commit": commit,

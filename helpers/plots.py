@@ -467,6 +467,8 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
         centre, half = ((left + right) / 2, (top + bottom) / 2), fields[stage] / 2 + 4
         ax.set_xlim(centre[0] - half, centre[0] + half)
         ax.set_ylim(centre[1] + half, centre[1] - half)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         ax.grid(False)
         ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
         ax.set_xlabel("pixels")
@@ -477,3 +479,164 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
         + ", ".join(f"{stage} {fields[stage]} pixels" for stage in maps)
         + ".",
     )
+
+
+# Lesson 07
+
+
+def step_times(ms: dict[str, list[float]], title: str) -> Picture:
+    """Milliseconds of each run of a piece of work, in order, with the median as a thin line."""
+    figure, ax = new_figure(height=3.8)
+    for (name, values), color, dash in zip(ms.items(), COLORS, DASHES, strict=False):
+        median = float(np.median(values))
+        ax.plot(values, color=color, linestyle=dash, marker="o", label=name)
+        ax.axhline(median, color=color, linewidth=1)
+    ax.set_ylim(bottom=0)
+    label(ax, title, "run, in order", "milliseconds", legend=len(ms) > 1)
+    told = "; ".join(
+        f"{name}: {min(v):.3g} to {max(v):.3g} ms, median {np.median(v):.3g} ms"
+        for name, v in ms.items()
+    )
+    return Picture(figure, f"{title}. {told}.")
+
+
+def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str) -> Picture:
+    """The roof min(peak, intensity * bandwidth) and groups of points {kind: {name: (x, y)}}.
+
+    peak and y in FLOP/s, bandwidth in bytes/s, x in FLOP a byte; both axes are logarithmic.
+    """
+    figure, ax = new_figure(height=5.2)
+    reached = [point for group in points.values() for point in group.values()]
+    low, high = min(x for x, _ in reached) / 2, max(x for x, _ in reached) * 2
+    ridge = peak / bandwidth
+    xs = np.geomspace(min(low, ridge / 2), max(high, ridge * 2), 200)
+    ax.loglog(xs, np.minimum(peak, xs * bandwidth) / 1e9, color=BLACK, label="roof")
+    ax.axvline(ridge, color=BLACK, linestyle=":", linewidth=1, label=f"ridge: {ridge:.3g} FLOP/B")
+    for (kind, group), color, marker in zip(points.items(), COLORS, "osD^v", strict=False):
+        x, y = np.array(list(group.values())).T
+        ax.loglog(x, y / 1e9, marker, color=color, label=kind, markersize=8, alpha=0.8)
+    label(ax, title, "arithmetic intensity (FLOP per byte)", "10⁹ FLOP/s", legend=True)
+    told = "; ".join(
+        f"{kind}: {np.median([y for _, y in group.values()]) / 1e9:.3g}"
+        for kind, group in points.items()
+    )
+    return Picture(
+        figure,
+        f"{title}: the roof rises until {ridge:.3g} FLOP a byte and is flat at {peak / 1e9:.3g} "
+        f"GFLOP/s from there. Median GFLOP/s of the points: {told}.",
+    )
+
+
+def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = None) -> Picture:
+    """Speed-up of the whole when a share of its time becomes `factor` times faster."""
+    figure, ax = new_figure(height=3.8)
+    for share, color, dash in zip(shares, COLORS, DASHES, strict=False):
+        whole = 1 / (1 - share + share / factors)
+        ax.plot(factors, whole, color=color, linestyle=dash, label=f"{share:.0%} of the time")
+    alt = note_guess(ax, guess)
+    ax.set_xscale("log")
+    label(ax, "Amdahl's law", "that part becomes so many times faster", "the whole: times", True)
+    ends = ", ".join(f"{share:.0%}: {1 / (1 - share):.3g}" for share in shares)
+    return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")
+
+
+# Lesson 06
+
+
+def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -> Picture:
+    """Counts (C,C), row = true class; the colour is the share of the row."""
+    import seaborn
+
+    side = 0.62 * len(classes) + 1.6
+    figure, ax = new_figure(width=side + 1.4, height=side)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    seaborn.heatmap(
+        share, annot=matrix, fmt="d", cmap="Blues", vmin=0, vmax=1, square=True, ax=ax,
+        xticklabels=classes, yticklabels=classes, annot_kws={"size": 10},
+        cbar_kws={"label": "share of the row", "shrink": 0.8},
+    )  # fmt: skip
+    ax.grid(False)
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
+    label(ax, title, "predicted class", "true class")
+    diagonal = share.diagonal()
+    best, worst = classes[diagonal.argmax()], classes[diagonal.argmin()]
+    return Picture(
+        figure,
+        f"{title}: {len(classes)} by {len(classes)} counts, dark along the diagonal. Best: {best}, "
+        f"{diagonal.max():.0%} of its row; worst: {worst}, {diagonal.min():.0%}.",
+    )
+
+
+def misclassified_grid(
+    images: np.ndarray, true: list[str], predicted: list[str], title: str, notes=None
+) -> Picture:
+    """Images (N,H,W,3), each with its predicted and its actual class; notes: a third line each."""
+    notes = [""] * len(images) if notes is None else [f"\n{note}" for note in notes]
+    titles = [
+        f"predicted {p}\nactual {t}{n}" for p, t, n in zip(predicted, true, notes, strict=True)
+    ]
+    told = "; ".join(text.replace("\n", ", ") for text in titles[:5])
+    alt = f"{title}: {len(images)} images, each with its predicted and actual class. First: {told}."
+    return image_grid(images, titles, title, columns=5, size=1.8, alt=alt)
+
+
+def reliability_diagram(
+    confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, ece: float, title: str
+) -> Picture:
+    """Accuracy against mean confidence (K,), NaN for an empty bin; below, images in each bin."""
+    figure, (top, bottom) = new_figure(2, 1, width=7, height=6, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="as sure as right")
+    full = counts > 0
+    top.plot(confidence[full], accuracy[full], "o-", color=BLUE, label=f"net, ECE {ece:.3f}")
+    middles = (np.arange(len(counts)) + 0.5) / len(counts)
+    bottom.bar(middles, counts, width=0.9 / len(counts), color=BLUE)
+    for ax in (top, bottom):
+        ax.xaxis.set_major_formatter("{x:.0%}")
+    top.yaxis.set_major_formatter("{x:.0%}")
+    label(top, title, "", "accuracy of the bin", legend=True)
+    label(bottom, "", "confidence", "images")
+    above = (accuracy[full] > confidence[full]).sum()
+    return Picture(
+        figure,
+        f"{title}: accuracy against confidence; {above} of {full.sum()} bins lie above the diagonal"
+        f", where the net is right more often than it is sure. ECE {ece:.3f}.",
+    )
+
+
+def class_evidence(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Picture:
+    """An image (H,W,3) uint8 and over it raw maps (H,W) of named classes, all on one scale."""
+    figure, axes = new_figure(1, 1 + len(maps), 3.1 * (1 + len(maps)) + 0.8, 3.7)
+    highest = max(float(values.max()) for values in maps.values()) or 1.0
+    axes[0].imshow(image)
+    axes[0].set_title("the image")
+    for ax, (name, values) in zip(axes[1:], maps.items(), strict=True):
+        ax.imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
+        drawn = ax.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=highest)
+        ax.set_title(name)
+    for ax in axes:
+        ax.axis("off")
+    figure.colorbar(drawn, ax=axes, label="evidence (logits)", shrink=0.85)
+    figure.suptitle(title, fontsize=13)
+    peaks = ", ".join(f"{name} up to {values.max():.2g}" for name, values in maps.items())
+    return Picture(figure, f"{title}: the image and its Grad-CAM maps on one scale: {peaks}.")
+
+
+def layer_maps(
+    image: np.ndarray, raw: dict[str, np.ndarray], smooth: dict[str, np.ndarray], title: str
+) -> Picture:
+    """Maps of one image by layer: raw (h,w) as the layer has them, smooth (H,W) over the image."""
+    figure, axes = new_figure(2, 1 + len(raw), 2.5 * (1 + len(raw)), 5.8)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, text in zip(axes[:, 0], ("as computed", "resized to the image"), strict=True):
+        ax.imshow(image)
+        ax.set_title(text)
+    for column, name in zip(axes.T[1:], raw, strict=True):
+        column[0].imshow(raw[name], cmap="inferno", vmin=0)
+        column[0].set_title(f"{name}: {raw[name].shape[0]}x{raw[name].shape[1]}")
+        column[1].imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
+        column[1].imshow(smooth[name], cmap="inferno", alpha=0.6, vmin=0)
+    figure.suptitle(title, fontsize=13)
+    sizes = ", ".join(f"{name} {values.shape[0]}x{values.shape[1]}" for name, values in raw.items())
+    return Picture(figure, f"{title}: {sizes}; above in squares, below resized over the image.")

@@ -92,8 +92,8 @@ COURSE = replace(
     nesterov=True,  # Page
     weight_decay=5e-4,  # Page
     label_smoothing=0.2,  # Page's later runs, Jordan
-    # Page and Jordan: 64, on logits scaled by about 1/8. Here they are not scaled, so the gradients
-    # are 8 times theirs; 64 was tried on this net and diverges. Decay / 8 keeps LR x decay as it is.
+    # Page and Jordan: 64, on logits scaled by about 1/8. Here they are not scaled, so gradients are
+    # 8 times theirs; 64 was tried on this net and diverges. Decay / 8 keeps LR x decay as it is.
     bias_lr=8.0,
     ema=0.99,  # Page averages every 5 steps with 0.99^5: about the last 100 steps, one epoch
     flip="alternating",  # Jordan: two successive epochs show each image both ways round

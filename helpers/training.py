@@ -56,9 +56,9 @@ def fit(
     epochs, batch_size: instead of the recipe's; its LR curve is compressed to the epochs, its LR
         follows the batch size in proportion (`Recipe.with_batch`).
     device: where to train, and where the model stays; default: where it is.
-    out: folder for `checkpoint.pt`, written after each epoch, and `model.pt`, at the end. With
-        `resume` the run interrupted there goes on from its last whole epoch, on a CPU bit for bit;
-        without, checkpoints of an earlier run in it are deleted.
+    out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and
+        `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
+        epoch, on a CPU bit for bit; without, checkpoints of an earlier run in it are deleted.
     compile: torch.compile, on CUDA only. verbose: a line an epoch, and a progress bar for people.
 
     Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, so

@@ -1,0 +1,54 @@
+"""Plausible mistakes in the exercises of lesson 07."""
+
+RING = """
+def ring_bytes(parameters, bytes_each, processes):
+    return {body}
+"""
+
+SHARD = """
+def shard(count, rank, ranks, epoch):
+    order = np.random.default_rng({seed}).permutation(count)
+    return order[{places}]
+"""
+
+LOSS = """
+def global_loss(means, counts):
+    return {body}
+"""
+
+WRONG = {
+    "check_layer_flops": [
+        "answer = 16 * 16 * 256 * 128 * 9",
+        "answer = 16 * 16 * 256 * 128 * 9 * 2",
+        "answer = 16 * 16 * 256 * 128 * 9 * 3",
+        "answer = 16 * 16 * 256 * 128 * 2 * 3",
+        "answer = 256 * 128 * 9 * 2 * 3",
+    ],
+    "check_amdahl": ["answer = 10", "answer = 0.9 * 10", "answer = 0.19", "answer = 1.9"],
+    "check_ring_bytes": [
+        RING.format(body="2 * parameters * bytes_each"),
+        RING.format(body="(processes - 1) / processes * parameters * bytes_each"),
+        RING.format(body="2 * (processes - 1) / processes * parameters"),
+        RING.format(body="2 * (processes - 1) * parameters * bytes_each"),
+        RING.format(body="(processes - 1) * parameters * bytes_each"),
+    ],
+    "check_shard": [
+        SHARD.format(seed="epoch", places=":"),
+        SHARD.format(seed="(epoch, rank)", places="rank::ranks"),
+        SHARD.format(seed="0", places="rank::ranks"),
+        SHARD.format(
+            seed="epoch", places="rank * (count // ranks) : (rank + 1) * (count // ranks)"
+        ),
+    ],
+    "check_timing_faults": [
+        'answer = {"A": "median", "B": "sync", "C": "warm-up"}',
+        'answer = {"A": "sync", "B": "warm-up", "C": "median"}',
+        'answer = {"A": "slow", "B": "sync", "C": "median"}',
+    ],
+    "check_global_lr": ["answer = 3.2", "answer = 0.1", "answer = 0.4", "answer = 1.6"],
+    "check_global_loss": [
+        LOSS.format(body="sum(means) / len(means)"),
+        LOSS.format(body="sum(m * c for m, c in zip(means, counts))"),
+        LOSS.format(body="sum(m / c for m, c in zip(means, counts)) / sum(1 / c for c in counts)"),
+    ],
+}
