@@ -750,3 +750,144 @@ def check_ece(function: Callable) -> str:
     if not math.isclose(found, 0.4, abs_tol=1e-4):
         raise Wrong(f"{found:.4f}, not 0.4: 2/6 of |0.65 - 1| and 4/6 of |0.925 - 0.5|.")
     return "Each bin's gap between confidence and accuracy, weighted by its images: 0.4."
+
+
+# Lesson 01
+
+
+@exercise
+def check_count_versions(answer: int) -> str:
+    """The number of draws of pad 4, crop 32, flip, and a whole 8x8 hole."""
+    places, holes = 9 * 9, 25 * 25
+    likely = {
+        places * holes: "Mirrored or not doubles that.",
+        8 * 8 * 2 * 24 * 24: "The first and the last place count both: 40 - 32 + 1 places.",
+        8 * 8 * 2 * holes: "Crops: 0 to 8 are nine places, not eight.",
+        places * 2 * 24 * 24: "Holes: 0 to 24 are 25 places, not 24.",
+        places * 2 * 32 * 32: "The hole lies wholly inside: it cannot begin at the last pixel.",
+        9 * 2 * 25: "Crop and hole move down and across, each by itself: square both counts.",
+        places + 2 + holes: "Each crop goes with each flip and each hole: multiply, not add.",
+    }
+    if answer in likely:
+        raise Wrong(likely[answer])
+    if answer != places * 2 * holes:
+        raise Wrong(f"{answer:,} is not the number. Count crops, flips and holes; then multiply.")
+    return "9 * 9 crops, 2 directions, 25 * 25 holes: 101,250 versions of every image."
+
+
+@exercise
+def check_statistics(function: Callable) -> str:
+    """Mean and std per channel of images that differ in brightness."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 100, (6, 4, 5, 3)) + rng.integers(0, 150, (6, 1, 1, 3))
+    mean, std = (np.asarray(v, dtype=float) for v in function(images.astype(np.uint8)))
+    values = images.reshape(-1, 3) / 255
+    if mean.shape != (3,) or std.shape != (3,):
+        raise Wrong(f"mean {mean.shape}, std {std.shape}: expected one value a channel, (3,).")
+    if np.allclose(mean, 255 * values.mean(0)):
+        raise Wrong("These are in 0..255: divide the values by 255 first.")
+    if not np.allclose(mean, values.mean(0)):
+        raise Wrong(f"The means are {mean.round(3)}, not {values.mean(0).round(3)}.")
+    if np.allclose(std, values.std(0) ** 2):
+        raise Wrong("That is the variance; the standard deviation is its root.")
+    if np.allclose(std, (images / 255).std((1, 2)).mean(0)):
+        raise Wrong("That is the mean of the images' own stds: the spread between them is lost.")
+    if not np.allclose(std, values.std(0)):
+        raise Wrong(f"The stds are {std.round(3)}, not {values.std(0).round(3)}.")
+    return "Mean and std over all pixels of all images, the spread between images included."
+
+
+@exercise
+def check_normalise(function: Callable) -> str:
+    """(value / 255 - mean) / std, channels first."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    images = torch.randint(256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    given = images.to(torch.uint8)
+    x = function(given, mean, std)
+    z = (images / 255 - torch.tensor(mean)) / torch.tensor(std)
+    right = z.permute(0, 3, 1, 2)
+    if tuple(x.shape) != (2, 3, 32, 32):
+        raise Wrong(f"The shape is {tuple(x.shape)}, not (2, 3, 32, 32): channels come first.")
+    if torch.allclose(x.float(), z.reshape(2, 3, 32, 32).float()):
+        raise Wrong("reshape keeps the order of the values and mixes up the axes: use permute.")
+    unscaled = (images - torch.tensor(mean)) / torch.tensor(std)
+    if torch.allclose(x.float(), unscaled.permute(0, 3, 1, 2), rtol=1e-3):
+        raise Wrong("mean and std belong to values in 0..1: divide by 255 first.")
+    if not torch.allclose(x.float(), right, atol=1e-4):
+        raise Wrong(f"The first value is {x[0, 0, 0, 0]:.4f}, not {right[0, 0, 0, 0]:.4f}.")
+    if x.dtype != torch.float32:
+        raise Wrong(f"The values are right, but {x.dtype}; the net takes float32.")
+    return "Scaled, shifted, and each colour in a plane of its own."
+
+
+@exercise
+def check_cut_out(function: Callable) -> str:
+    """A square of zeros in each image, the input left as it was."""
+    given = np.random.default_rng(0).uniform(1, 2, (3, 32, 32, 3))
+    tops, lefts = np.array([0, 5, 24]), np.array([3, 24, 10])
+    before, right = given.copy(), given.copy()
+    for i in range(3):
+        right[i, tops[i] : tops[i] + 8, lefts[i] : lefts[i] + 8] = 0
+    result = function(given, tops, lefts, 8)
+    if not np.array_equal(given, before):
+        raise Wrong("The images you were given have changed: work on a copy.")
+    if np.shape(result) != given.shape:
+        raise Wrong(f"The shape is {np.shape(result)}, not {given.shape}.")
+    holes = (result == 0).all(3).sum((1, 2))
+    if not (holes == 64).all():
+        raise Wrong(f"{holes.tolist()} hidden pixels in the images, not 64 in each.")
+    if not np.array_equal(result, right):
+        raise Wrong("The squares have the right size but lie elsewhere: rows are the first axis.")
+    return "One square of 8x8 in each image, and the training set is unharmed."
+
+
+@exercise
+def check_mended_steps(function: Callable) -> str:
+    """Steps that move a 32x32 image by up to 4 pixels each way, seen on a ruler image."""
+    from helpers.augment import A  # here: it takes a second to load
+
+    ruler = np.zeros((32, 32, 3), dtype=np.uint8)
+    ruler[..., 0], ruler[..., 1] = np.arange(32)[:, None], np.arange(32)[None, :]
+    steps = A.Compose(function(), strict=True, seed=0)
+    results = [steps(image=ruler)["image"] for _ in range(300)]
+    if results[0].shape != (32, 32, 3):
+        raise Wrong(f"The images come out as {results[0].shape}: crop back to 32x32.")
+    shifts = {tuple(result[16, 16, :2].astype(int) - 16) for result in results}
+    if len(shifts) == 1:
+        raise Wrong("Still no image moves. To what size must 32 pixels grow with 4 on each side?")
+    reach = max(max(map(abs, shift)) for shift in shifts)
+    if reach != 4:
+        raise Wrong(f"The images move by up to {reach} pixels, not by up to 4.")
+    return "Images move by up to 4 pixels in each direction, and come out as 32x32."
+
+
+class _Drawing:
+    """A data set with a generator of its own, as a worker has a copy of it."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+
+@exercise
+def check_worker_start(function: Callable) -> str:
+    """Two workers in two epochs draw different numbers, and the same ones in a second run."""
+
+    def draws(seed: int) -> tuple[int, ...]:
+        dataset = _Drawing()  # a fresh copy, as in each new worker
+        function(dataset, seed)
+        return tuple(dataset.rng.integers(1000, size=8).tolist())
+
+    state = np.random.get_state()
+    try:
+        first, second = [draws(seed) for seed in (11, 12, 21, 22)], draws(11)
+    finally:
+        np.random.set_state(state)
+    if set(first) == {tuple(np.random.default_rng(0).integers(1000, size=8).tolist())}:
+        raise Wrong("Nothing has changed: the copy still draws with the generator it came with.")
+    if len(set(first)) == 1:
+        raise Wrong("All workers still draw the same: the new generator must depend on the seed.")
+    if len(set(first)) < 4:
+        raise Wrong("Some workers draw the same: use the seed as it is, all of it.")
+    if first[0] != second:
+        raise Wrong("The workers differ, but a second run with the same seed draws other numbers.")
+    return "Every worker and epoch draws its own numbers, and a run can be repeated."

@@ -1,5 +1,6 @@
 """Executes the notebooks in fresh kernels of this interpreter, and publishes what came out."""
 
+import base64
 import hashlib
 import json
 import os
@@ -152,6 +153,7 @@ def publish(
             clean(outcome.notebook)
             outcome.notebook.metadata["course"] = provenance(outcome.notebook, profile)
             _write(path, outcome.notebook)
+            save_images(outcome.notebook, path.parent.with_name("images"))
     return outcomes
 
 
@@ -171,6 +173,22 @@ def clean(notebook: NotebookNode) -> None:
             for kind in data:
                 if kind.startswith("text/"):
                     data[kind] = _portable(data[kind])
+
+
+def save_images(notebook: NotebookNode, folder: Path) -> list[str]:
+    """Write the figure of each cell tagged `image:NAME` to `folder`/NAME.png, for the README."""
+    names = []
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("image:"):
+                name = tag.removeprefix("image:") + ".png"
+                png = next(
+                    o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
+                )
+                folder.mkdir(exist_ok=True)
+                (folder / name).write_bytes(base64.b64decode(png))
+                names.append(name)
+    return names
 
 
 def provenance(notebook: NotebookNode, profile: str) -> dict:

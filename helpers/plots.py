@@ -77,11 +77,24 @@ def label(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> None:
         ax.legend()
 
 
+def given(guess: float | None) -> bool:
+    """Whether there is a guess to draw."""
+    return guess is not None and guess is not False
+
+
 def note_guess(
     ax: Axes, guess: float | None, horizontal: bool = True, name: str = "your guess"
 ) -> str:
-    """Draw the learner's guess as a dotted line; returns what to add to the alt text."""
+    """Draw the learner's guess as a dotted line; returns what to add to the alt text.
+
+    None: a guess was asked for and not written, which the figure says. False: nobody asked.
+    """
+    if guess is False:
+        return ""
     if guess is None:
+        ax.text(
+            1, 1.01, "no guess written", transform=ax.transAxes, ha="right", color="0.4", size=9
+        )
         return " No guess was written."
     (ax.axhline if horizontal else ax.axvline)(guess, color=BLACK, linestyle=":", label=name)
     return f" The guess was {guess:g}."
@@ -126,7 +139,7 @@ def curves(
     y: str,
     alt: str,
     log_x: bool = False,
-    guess: float | None = None,
+    guess: float | None = False,
     limits: tuple[float, float] | None = None,
 ) -> Picture:
     """Named lines (xs, ys) in one figure; `guess` is drawn as a dotted horizontal line.
@@ -144,7 +157,7 @@ def curves(
     if limits:
         ax.set_ylim(*limits)
     alt += note_guess(ax, guess)
-    label(ax, title, x, y, legend=len(series) > 1 or guess is not None)
+    label(ax, title, x, y, legend=len(series) > 1 or given(guess))
     return Picture(figure, alt)
 
 
@@ -153,7 +166,7 @@ def bars(
     title: str,
     x: str,
     alt: str,
-    guess: float | None = None,
+    guess: float | None = False,
     text: str = "{:.3g}",
 ) -> Picture:
     """One horizontal bar a name, its value at the end; `guess` is a dotted vertical line."""
@@ -165,7 +178,7 @@ def bars(
     ax.margins(x=0.12)
     ax.grid(axis="y", visible=False)
     alt += note_guess(ax, guess, horizontal=False)
-    label(ax, title, x, "", legend=guess is not None)
+    label(ax, title, x, "", legend=given(guess))
     return Picture(figure, alt)
 
 
@@ -214,7 +227,7 @@ def triangular_policy(lr: np.ndarray, half_cycle: int, x: str = "epoch index") -
     return Picture(figure, f"Learning rate against {x}, straight lines: {shape}, {len(lr)} values.")
 
 
-def source_policy(lr: np.ndarray, annealed: int = 2, guess: float | None = None) -> Picture:
+def source_policy(lr: np.ndarray, annealed: int = 2, guess: float | None = False) -> Picture:
     """The one-cycle of the 2020 run, lr (epochs,), of which the last `annealed` jump down."""
     jump, end = len(lr) - annealed, len(lr) - 1
     before, after, peak = lr[jump - 1], lr[jump], float(lr.max())
@@ -278,7 +291,7 @@ def equal_budget(
 
 
 def accuracy_curves(
-    runs: dict[str, dict[str, np.ndarray]], title: str, guess: float | None = None
+    runs: dict[str, dict[str, np.ndarray]], title: str, guess: float | None = False
 ) -> Picture:
     """Accuracies (0..1), one value an epoch, by name, of one or several runs side by side.
 
@@ -336,7 +349,7 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
 
 
 def range_test(
-    found, choices: dict[str, float], title: str = "LR range test", guess: float | None = None
+    found, choices: dict[str, float], title: str = "LR range test", guess: float | None = False
 ) -> Picture:
     """Loss above, accuracy below, against the learning rate of a `lr_finder.RangeTest`, log axis.
 
@@ -399,7 +412,7 @@ def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title
 
 
 def same_training(
-    histories: dict[str, list[dict]], title: str, guess: float | None = None
+    histories: dict[str, list[dict]], title: str, guess: float | None = False
 ) -> Picture:
     """Training loss left, held-out accuracy right, by epoch, of histories as `fit` returns them;
     NaN where a run had broken off. guess: of the accuracy, 0..1."""
@@ -420,7 +433,7 @@ def same_training(
     for ax in (left, right):
         ax.set_xticks(done)
     label(left, "training images", "epochs done", "training loss (nats)", legend=True)
-    label(right, "held-out images", "epochs done", "held-out accuracy", legend=guess is not None)
+    label(right, "held-out images", "epochs done", "held-out accuracy", legend=given(guess))
     figure.suptitle(title, fontsize=13)
     return Picture(figure, f"{title}. Held-out accuracy at the end: {', '.join(ends)}.{note}")
 
@@ -492,6 +505,7 @@ def step_times(ms: dict[str, list[float]], title: str) -> Picture:
         ax.plot(values, color=color, linestyle=dash, marker="o", label=name)
         ax.axhline(median, color=color, linewidth=1)
     ax.set_ylim(bottom=0)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     label(ax, title, "run, in order", "milliseconds", legend=len(ms) > 1)
     told = "; ".join(
         f"{name}: {min(v):.3g} to {max(v):.3g} ms, median {np.median(v):.3g} ms"
@@ -515,7 +529,7 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
     for (kind, group), color, marker in zip(points.items(), COLORS, "osD^v", strict=False):
         x, y = np.array(list(group.values())).T
         ax.loglog(x, y / 1e9, marker, color=color, label=kind, markersize=8, alpha=0.8)
-    label(ax, title, "arithmetic intensity (FLOP per byte)", "10⁹ FLOP/s", legend=True)
+    label(ax, title, "arithmetic intensity (FLOP per byte)", "GFLOP/s", legend=True)
     told = "; ".join(
         f"{kind}: {np.median([y for _, y in group.values()]) / 1e9:.3g}"
         for kind, group in points.items()
@@ -527,15 +541,18 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
     )
 
 
-def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = None) -> Picture:
+def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = False) -> Picture:
     """Speed-up of the whole when a share of its time becomes `factor` times faster."""
     figure, ax = new_figure(height=3.8)
     for share, color, dash in zip(shares, COLORS, DASHES, strict=False):
         whole = 1 / (1 - share + share / factors)
         ax.plot(factors, whole, color=color, linestyle=dash, label=f"{share:.0%} of the time")
     alt = note_guess(ax, guess)
-    ax.set_xscale("log")
-    label(ax, "Amdahl's law", "that part becomes so many times faster", "the whole: times", True)
+    ax.loglog()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    y = "times faster: the whole"
+    label(ax, "Amdahl's law", "times faster: the part that is improved", y, legend=True)
     ends = ", ".join(f"{share:.0%}: {1 / (1 - share):.3g}" for share in shares)
     return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")
 
@@ -640,3 +657,52 @@ def layer_maps(
     figure.suptitle(title, fontsize=13)
     sizes = ", ".join(f"{name} {values.shape[0]}x{values.shape[1]}" for name, values in raw.items())
     return Picture(figure, f"{title}: {sizes}; above in squares, below resized over the image.")
+
+
+# Lesson 01
+
+
+def two_pipelines(
+    shifts: dict[str, np.ndarray], hidden: dict[str, np.ndarray], title: str
+) -> Picture:
+    """A column a pipeline: above, the share of crops moved down and right by -4..4 (9,9); below,
+    the share of images in which each pixel is hidden (32,32). Each row has one colour scale."""
+    figure, axes = new_figure(2, len(shifts), 9, 7.6)
+    rows = (
+        (shifts, (-4.5, 4.5, 4.5, -4.5), ("crop moved right (pixels)", "crop moved down (pixels)")),
+        (hidden, (0, 32, 32, 0), ("column (pixels)", "row (pixels)")),
+    )
+    for panels, (maps, extent, names) in zip(axes, rows, strict=True):
+        top = 100 * max(values.max() for values in maps.values())
+        for ax, (name, values) in zip(panels, maps.items(), strict=True):
+            drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
+            ax.grid(False)
+            label(ax, name, *names)
+        word = "crops moved so" if maps is shifts else "images hidden there"
+        figure.colorbar(drawn, ax=panels, label=f"{word} (%)")
+    figure.suptitle(title, fontsize=13)
+    spans = ", ".join(
+        f"{name}: each shift in {100 * shifts[name].min():.1f} to {100 * shifts[name].max():.1f} %,"
+        f" a pixel hidden in up to {100 * hidden[name].max():.1f} %"
+        for name in shifts
+    )
+    return Picture(figure, f"{title}. Maps of shifts and hidden pixels look alike. {spans}.")
+
+
+def accuracy_intervals(
+    rows: dict[str, tuple[float, float, float]], title: str, guess: float | None = False
+) -> Picture:
+    """Named accuracies with the bounds of their intervals, (value, low, high), all 0..1."""
+    figure, ax = new_figure(height=0.6 * len(rows) + 1.5)
+    for row, (value, low, high) in enumerate(rows.values()):
+        ax.plot([low, high], [row, row], color=BLUE, linewidth=5, alpha=0.5, solid_capstyle="butt")
+        ax.plot(value, row, "|", color=RED, markersize=20, markeredgewidth=3)
+        ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.4, -0.8)
+    ax.margins(x=0.15)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    alt = note_guess(ax, guess, horizontal=False)
+    label(ax, title, "accuracy, with its 95 % Wilson interval", "", legend=given(guess))
+    told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())
+    return Picture(figure, f"{title}: {told}.{alt}")

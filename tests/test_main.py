@@ -1,5 +1,6 @@
 """The command line: arguments, notebooks that fail or kill their kernel, publishing."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -272,3 +273,14 @@ def test_train_takes_the_profile_where_nothing_is_said(tmp_path: Path, monkeypat
     assert (smoke["epochs"], smoke["data"]) == (7, "shapes")
     for name in ("width", "batch_size", "limit"):
         assert smoke[name] == getattr(PROFILES["smoke"], name)
+
+
+def test_tagged_figures_become_images(tmp_path: Path):
+    png = b"\x89PNG the bytes of a figure"
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": "alt"}
+    shown = nbformat.v4.new_code_cell("p", outputs=[nbformat.v4.new_output("display_data", data)])
+    shown.metadata = {"tags": ["image:curve"]}
+    other = nbformat.v4.new_code_cell("q", outputs=shown.outputs)
+    notebook = nbformat.v4.new_notebook(cells=[other, shown])
+    assert notebooks.save_images(notebook, tmp_path / "images") == ["curve.png"]
+    assert (tmp_path / "images" / "curve.png").read_bytes() == png

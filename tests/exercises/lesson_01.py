@@ -1,0 +1,69 @@
+"""Plausible mistakes in the exercises of lesson 01."""
+
+STATISTICS = """
+def statistics(images):
+    {}
+"""
+
+NORMALISE = """
+def normalise_by_hand(images, mean, std):
+    x = (images.float() / 255 - torch.tensor(mean)) / torch.tensor(std)
+    return {}
+"""
+
+CUT_OUT = """
+def cut_out(images, tops, lefts, size):
+    result = {}
+    for image, top, left in zip(result, tops, lefts):
+        image[{}] = 0
+    return result
+"""
+
+STEPS = """
+def mended_steps():
+    return [{}]
+"""
+
+START = """
+def when_a_worker_starts(dataset, seed):
+    {}
+"""
+
+WRONG = {
+    "check_count_versions": [
+        "answer = 9 * 9 * 25 * 25",
+        "answer = 8 * 8 * 2 * 24 * 24",
+        "answer = 9 * 2 * 25",
+        "answer = 9 * 9 * 2 * 32 * 32",
+        "answer = 9 * 9 + 2 + 25 * 25",
+    ],
+    "check_statistics": [
+        STATISTICS.format("return images.mean(axis=(0, 1, 2)), images.std(axis=(0, 1, 2))"),
+        STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.std((1, 2)).mean(0)"),
+        STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.var((0, 1, 2))"),
+        STATISTICS.format("v = images / 255; return v.mean(), v.std()"),
+    ],
+    "check_normalise": [
+        NORMALISE.format("x"),
+        NORMALISE.format("x.reshape(len(x), 3, 32, 32)"),
+        NORMALISE.format("x.permute(0, 3, 1, 2)").replace(" / 255", ""),
+        NORMALISE.format("x.permute(0, 3, 2, 1)"),
+        NORMALISE.format("x.permute(0, 3, 1, 2).double()"),
+    ],
+    "check_cut_out": [
+        CUT_OUT.format("images", "top : top + size, left : left + size"),
+        CUT_OUT.format("images.copy()", "left : left + size, top : top + size"),
+        CUT_OUT.format("images.copy()", "top:size, left:size"),
+    ],
+    "check_mended_steps": [
+        STEPS.format("A.PadIfNeeded(32, 32), A.RandomCrop(32, 32)"),
+        STEPS.format("A.PadIfNeeded(36, 36), A.RandomCrop(32, 32)"),
+        STEPS.format("A.PadIfNeeded(40, 40)"),
+    ],
+    "check_worker_start": [
+        START.format("np.random.seed(seed)"),
+        START.format("dataset.rng = np.random.default_rng(1)"),
+        START.format("dataset.rng = np.random.default_rng()"),
+        START.format("dataset.rng = np.random.default_rng(seed % 10)"),
+    ],
+}
