@@ -157,7 +157,7 @@ def check_cut_budget(answer: float) -> str:
         raise Wrong("0 is where a schedule compressed to 12 epochs ends. This one was cut off.")
     if math.isclose(answer, 0.2, rel_tol=0.01):
         raise Wrong("Half of the peak would be half of the fall, but the fall begins at epoch 5.")
-    if not math.isclose(answer, 0.4 * 12 / 19, rel_tol=0.01):
+    if not math.isclose(answer, 0.4 * 12 / 19, rel_tol=0.02):
         raise Wrong(f"{answer:g}: the fall takes 19 epochs, from 0.4 to 0. Twelve are to come.")
     return "0.4 * 12/19 = 0.2526: the net was never annealed. Compress a schedule, do not cut it."
 
@@ -399,7 +399,7 @@ def check_my_steep(function: Callable) -> str:
     if math.isclose(found, lr[np.argmin(np.gradient(loss, lr))]):
         raise Wrong("That is the slope against lr. On a log axis take it against log lr.")
     if not math.isclose(found, right):
-        raise Wrong(f"the fall is fastest at {right:.3g}, your rule says {float(found):.3g}")
+        raise Wrong(f"The fall is fastest at {right:.3g}, your rule says {float(found):.3g}")
     uneven = np.delete(lr, np.arange(50, 100, 2))  # steps that are twice as far apart
     curve = 2.3 - 1.5 / (1 + (uneven / 0.03) ** -2.0)
     slope = np.gradient(curve, np.log(uneven))
