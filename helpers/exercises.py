@@ -507,6 +507,10 @@ def check_residual_stage(stage: type) -> str:
         raise Wrong(f"Expected a batch norm behind each of three convolutions, found {len(norms)}.")
     if out.min() >= 0:
         raise Wrong("No output is negative: there is a ReLU after the sum, which this stage lacks.")
+    module.eval()  # fixed statistics: without a ReLU the stage is one affine map
+    if torch.allclose(module(x) + module(-x), 2 * module(0 * x), atol=1e-4):
+        raise Wrong("There is no ReLU on the main path, so both convolutions act as a single one.")
+    out = module(x)
     for weight in (w for w in module.parameters() if w.shape[2:] == (1, 1)):
         nn.init.zeros_(weight)
     if torch.equal(module(x), out):
@@ -792,6 +796,8 @@ def check_statistics(function: Callable) -> str:
         raise Wrong("That is the variance; the standard deviation is its root.")
     if np.allclose(std, (images / 255).std((1, 2)).mean(0)):
         raise Wrong("That is the mean of the images' own stds: the spread between them is lost.")
+    if np.allclose(std, values.std(0, ddof=1)):
+        raise Wrong("That divides by the count less one, as torch.std does; numpy's std does not.")
     if not np.allclose(std, values.std(0)):
         raise Wrong(f"The stds are {std.round(3)}, not {values.std(0).round(3)}.")
     return "Mean and std over all pixels of all images, the spread between images included."
@@ -836,8 +842,10 @@ def check_cut_out(function: Callable) -> str:
     holes = (result == 0).all(3).sum((1, 2))
     if not (holes == 64).all():
         raise Wrong(f"{holes.tolist()} hidden pixels in the images, not 64 in each.")
+    if len({(image == 0).tobytes() for image in result}) == 1:
+        raise Wrong("All images have the same hole: image i has its own, at tops[i], lefts[i].")
     if not np.array_equal(result, right):
-        raise Wrong("The squares have the right size but lie elsewhere: rows are the first axis.")
+        raise Wrong("The squares have the right size but lie elsewhere: rows come before columns.")
     return "One square of 8x8 in each image, and the training set is unharmed."
 
 

@@ -107,6 +107,8 @@ class Session:
             recipe = self.profile.recipe()
             print(f"Lesson 05 has not run here, so the net is trained now: {recipe.epochs} epochs.")
             fit(net, self.data.train, recipe=recipe, seed=self.seed, out=self.folder)
+        if self.device.type != "mps":  # the layout in which convolutions are fast, as in `fit`
+            net.to(memory_format=torch.channels_last)
         return net.eval()
 
 

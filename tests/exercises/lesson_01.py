@@ -42,6 +42,7 @@ WRONG = {
         STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.std((1, 2)).mean(0)"),
         STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.var((0, 1, 2))"),
         STATISTICS.format("v = images / 255; return v.mean(), v.std()"),
+        STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.std((0, 1, 2), ddof=1)"),
     ],
     "check_normalise": [
         NORMALISE.format("x"),
@@ -54,6 +55,7 @@ WRONG = {
         CUT_OUT.format("images", "top : top + size, left : left + size"),
         CUT_OUT.format("images.copy()", "left : left + size, top : top + size"),
         CUT_OUT.format("images.copy()", "top:size, left:size"),
+        CUT_OUT.format("images.copy()", "tops[0] : tops[0] + size, lefts[0] : lefts[0] + size"),
     ],
     "check_mended_steps": [
         STEPS.format("A.PadIfNeeded(32, 32), A.RandomCrop(32, 32)"),

@@ -49,6 +49,7 @@ WRONG = {
         STAGE.format(**GOOD | {"out": "F.relu(self.main(x) + self.shortcut(x))"}),
         STAGE.format(**GOOD | {"out": "self.main(x)"}),
         STAGE.format(**GOOD | {"shortcut": 1}),
+        STAGE.format(**GOOD).replace("torch.nn.ReLU()", "torch.nn.Identity()"),
     ],
     "check_mended_counter": [
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride"),
