@@ -90,12 +90,13 @@ def worker(rank, folder, recipe, data, val):
 
 
 def in_two_processes(folder, *args):
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["helpers.training", "torch._dynamo"])
     both = [context.Process(target=worker, args=(rank, folder, *args)) for rank in range(2)]
-    for process in both:
-        process.start()
+    with pytest.MonkeyPatch.context() as patch:  # the server that forks them reads it at its start
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        for process in both:
+            process.start()
     for process in both:
         process.join(100)
     return [process.exitcode for process in both]

@@ -330,7 +330,6 @@ def job(folder, moment=None, resume=False):
 @pytest.fixture(scope="module")
 def spawn():
     """Starts processes that have everything imported, without this one's threads."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["helpers.training", "torch._dynamo"])
 
@@ -340,7 +339,9 @@ def spawn():
         process.join(120)
         return process.exitcode
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:  # the server that forks them reads it at its start
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        yield run
 
 
 @pytest.fixture(scope="module")
