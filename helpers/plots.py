@@ -92,9 +92,9 @@ def note_guess(
     if guess is False:
         return ""
     if guess is None:
-        ax.text(
-            1, 1.01, "no guess written", transform=ax.transAxes, ha="right", color="0.4", size=9
-        )
+        place = {"transform": ax.transAxes, "ha": "right", "va": "top"}
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        ax.text(1, 1, "no guess written", color="0.4", size=9, bbox=box, **place)
         return " No guess was written."
     (ax.axhline if horizontal else ax.axvline)(guess, color=BLACK, linestyle=":", label=name)
     return f" The guess was {guess:g}."
