@@ -41,10 +41,8 @@ def progress_bar(total: int, done: int, shown: bool) -> tqdm:
 
 def print_line(bar: tqdm, record: dict) -> None:
     """One epoch's record on standard output, by its own names, above the bar."""
-    parts = [
-        f"{name} {value:2d}" if isinstance(value, int) else f"{name} {value:.4f}"
-        for name, value in record.items()
-        if value is not None
-    ]
+    forms = {"epoch": "2d", "seconds": ".1f"}
+    found = {name: value for name, value in record.items() if value is not None}
+    parts = (f"{name} {value:{forms.get(name, '.4f')}}" for name, value in found.items())
     bar.write("  ".join(parts), file=sys.stdout)
     sys.stdout.flush()
