@@ -21,11 +21,11 @@ from helpers.environment import ROOT, CourseError
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 TEST_PACKAGES = ROOT / "tests" / "requirements.txt"
-# What `doctor` says; from runs, see images/results.
+# What `doctor` says: the bounds the course keeps to, without installation and download.
 MINUTES = (
     ("smoke", "under 4 minutes on 2 cores"),
     ("cpu", "under 25 minutes on 2 cores"),
-    ("full", "minutes on a data-centre GPU; not meant for a CPU"),
+    ("full", "made for a GPU, not timed yet; not meant for a CPU"),
 )
 
 
