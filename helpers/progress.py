@@ -12,6 +12,8 @@ class Cell:
     To tqdm it looks like a file.
     """
 
+    encoding = "utf-8"  # or tqdm draws the bar in ASCII
+
     def __init__(self):
         from IPython.display import display
 

@@ -122,8 +122,7 @@ class Run:
         self.model, self.batches, self.recipe, self.epochs = model, batches, recipe, epochs
         self.device, self.steps, self.history = device, len(batches), []
         self.rank, self.processes = rank_and_processes()
-        # Channels last: the order in which convolutions are fast on CUDA and on CPUs.
-        self.layout = torch.preserve_format if device.type == "mps" else torch.channels_last
+        self.layout = memory_format(model, batches, device, self.processes)
         self.half = None  # half precision pays on CUDA alone; on a CPU it can be 30 times slower
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -286,6 +285,26 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
         generator.manual_seed(mixed)
     if isinstance(images := getattr(batches, "dataset", None), AugmentedImages):
         seed_transform(images.transform, mixed)
+
+
+def memory_format(model: nn.Module, batches, device: torch.device, processes: int = 1):
+    """Channels last: the order in which convolutions are fast on CUDA and on CPUs.
+
+    Except where it crashes: on a CPU with several threads (PyTorch 2.15), in the weight gradient of
+    a strided 1x1 convolution with fewer than 16 input channels, when the batch is odd.
+    """
+    if device.type == "mps":
+        return torch.preserve_format
+    narrow = any(
+        isinstance(layer, nn.Conv2d)
+        and (layer.kernel_size, layer.stride) == ((1, 1), (2, 2))
+        and layer.in_channels < 16
+        for layer in model.modules()
+    )
+    even = isinstance(batches, Batches) and batches.batch_size % (2 * processes) == 0
+    even = even and (batches.drop_last or len(batches.labels) % (2 * processes) == 0)
+    fails = device.type == "cpu" and narrow and not even
+    return torch.contiguous_format if fails else torch.channels_last
 
 
 def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:

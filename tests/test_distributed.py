@@ -20,7 +20,7 @@ from helpers.data import load
 from helpers.evaluation import predict
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, SOURCE
-from helpers.training import fit
+from helpers.training import fit, memory_format
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def by_hand(model, epoch_batches, recipe, epochs, processes=2):
+def by_hand(model, epoch_batches, recipe, epochs, layout, processes=2):
     """One process, the whole batches; BatchNorm per share, and the first share's buffers kept.
 
     epoch_batches: epoch -> list of (x, y). Returns the state_dict of the weights to use.
@@ -41,7 +41,7 @@ def by_hand(model, epoch_batches, recipe, epochs, processes=2):
     optimizer = torch.optim.SGD(groups, 1.0, recipe.momentum, nesterov=recipe.nesterov)
     average = {name: t.clone() for name, t in model.state_dict().items()}
     # In fit's memory order: in another, sums round otherwise, and a training blows that up.
-    model.to(memory_format=torch.channels_last).train()
+    model.to(memory_format=layout).train()
     step = 0
     for epoch in range(epochs):
         data = epoch_batches(epoch)
@@ -119,7 +119,7 @@ def test_two_processes_equal_one_that_normalises_each_share_alone(recipe, tmp_pa
     assert in_two_processes(tmp_path, recipe, data, val) == [0, 0]
 
     model = net()
-    expected = by_hand(model, lambda epoch: data, recipe, 2)
+    expected = by_hand(model, lambda epoch: data, recipe, 2, torch.contiguous_format)
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     close(state, expected)
 
@@ -198,9 +198,10 @@ def test_torchrun_equals_one_process_by_hand(name, tmp_path):
             if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3):
                 with torch.no_grad():
                     torch.nn.init.dirac_(layer.weight[: layer.in_channels])
+    layout = memory_format(model, whole, torch.device("cpu"), 2)
     close(
         torch.load(tmp_path / "model.pt", weights_only=True),
-        by_hand(model, epoch_batches, recipe, 2),
+        by_hand(model, epoch_batches, recipe, 2, layout),
     )
 
 

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import checkpoint, training
-from helpers.augment import image_loader, train_transform
+from helpers.augment import Batches, image_loader, train_transform
 from helpers.checkpoint import CheckpointError
 from helpers.data import ImageSet
 from helpers.evaluation import predict
 from helpers.models import DavidNet, LinearNet, SmallCNN
 from helpers.recipes import COURSE, SOURCE
-from helpers.training import NonFiniteLoss, fit
+from helpers.training import NonFiniteLoss, fit, memory_format
 
 SMALL = replace(COURSE, batch_size=32, peak=0.02, epochs=3, ema=0.8)
 
@@ -201,7 +201,7 @@ def test_dirac_init_hands_the_inputs_on():
 
 def test_every_parameter_is_in_one_group_with_the_recipes_numbers():
     model = net()
-    optimizer = training.sgd(model, COURSE, torch.device("cpu"))
+    optimizer = training.sgd(model, replace(COURSE, bias_lr=64), torch.device("cpu"))
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)]: g for g in optimizer.param_groups for p in g["params"]}
     assert found.keys() == set(names.values())
@@ -629,3 +629,23 @@ def test_on_cuda_the_steps_do_not_wait_for_the_gpu():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) < 40, "one for each of the 80 steps, or near it"
+
+
+@pytest.mark.parametrize(
+    ("width", "images", "drop_last", "expected"),
+    [
+        (4, 64, True, torch.channels_last),
+        (4, 64, False, torch.channels_last),
+        (4, 63, False, torch.contiguous_format),  # the last batch is odd, the shortcut narrow
+        (16, 63, False, torch.channels_last),
+    ],
+)
+def test_memory_format_avoids_the_crash(width, images, drop_last, expected):
+    model = DavidNet(width, 4)
+    batches = Batches(pictures(images), 32, drop_last=drop_last)
+    assert memory_format(model, batches, torch.device("cpu")) == expected
+    assert memory_format(model, list(batches), torch.device("cuda")) == torch.channels_last
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # the crash needs two; it would end this process
+    fit(model, pictures(images), recipe=replace(SMALL, drop_last=drop_last), verbose=False)
+    torch.set_num_threads(threads)
