@@ -28,6 +28,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As torchrun gives each process: with more, sums round otherwise, and training blows it up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def by_hand(model, epoch_batches, recipe, epochs, layout, processes=2):
     """One process, the whole batches; BatchNorm per share, and the first share's buffers kept.
 
