@@ -206,8 +206,12 @@ def test_the_child_gets_the_signals(number: int, tmp_path: Path):
     (tmp_path / "helpers" / "__main__.py").write_text(child)
     code = "import sys; from helpers import environment as e; from pathlib import Path\n"
     code += f"e.ROOT = Path({str(tmp_path)!r}); sys.exit(e.hand_over(sys.executable, []))"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
-                              start_new_session=True, text=True)  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+        # A job in the background inherits an ignored SIGINT, and Python then leaves it so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert parent.stdout.readline() == "child\n"
     time.sleep(0.2)
     # A terminal sends Ctrl-C to both; SIGTERM reaches the parent only.
