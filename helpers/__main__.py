@@ -100,6 +100,16 @@ def parser():
     train.add_argument("--holdout", type=int, default=5000, help="0: train on all, then test")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--resume", action="store_true")
+    measure = add("measure", help="train recipes over seeds into images/results/, for the README")
+    measure.add_argument("--recipe", choices=["source", "course", "speedrun"], nargs="+",
+                         default=["source", "course"])  # fmt: skip
+    measure.add_argument("--ladder", action="store_true", help="the course less one change each")
+    measure.add_argument("--seeds", type=positive, default=9, metavar="N", help="seeds 0 to N-1")
+    measure.add_argument("--width", type=positive, default=64)
+    measure.add_argument("--epochs", type=positive, help="default: the recipe's")
+    measure.add_argument("--data", type=data_source, default="cifar10", metavar="SOURCE")
+    measure.add_argument("--limit", type=positive, help="at most so many images of each part")
+    measure.add_argument("--out", type=Path, metavar="DIR", help="default: images/results")
     test = add("test", help="pytest over tests/ and all notebooks; further arguments go to pytest")
     test.add_argument("--all", action="store_true", help="the slow tests as well")
     add("lab", help="open JupyterLab on notebooks/; further arguments go to it")
@@ -179,6 +189,21 @@ def train(options, rest):
             options.data = profile.source
     options.width = options.width or 64
     return launch.train(options)
+
+
+def measure(options, rest):
+    from helpers import recipes, results
+    from helpers.data import load
+
+    folder = options.out or results.FOLDER
+    data = load(options.data, holdout=5000 if options.ladder else 0, limit=options.limit)
+    if options.ladder:
+        results.ladder(data, options.width, options.seeds, options.epochs, folder)
+        return 0
+    known = {r.name: r for r in (recipes.SOURCE, recipes.COURSE, recipes.SPEEDRUN)}
+    for name in options.recipe:
+        results.measure(known[name], data, options.width, options.seeds, options.epochs, folder)
+    return 0
 
 
 def doctor(options, rest):
