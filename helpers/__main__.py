@@ -91,6 +91,7 @@ def parser():
         command.add_argument("--seed", type=seed, default="0")
     publish.add_argument("--force", action="store_true", help="replace a larger profile's outputs")
     publish.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
+    publish.add_argument("--readme", action="store_true", help="only write the README's results")
     publish.add_argument("--repository", metavar="OWNER/NAME", help="only write this address")
     train.add_argument("--recipe", choices=["source", "course", "speedrun"], default="course")
     train.add_argument("--width", type=positive, help="channels of the stem, 64 in the course")
@@ -142,6 +143,11 @@ def publish(options, rest):
         files = notebooks.set_repository(environment.REPOSITORY, options.repository)
         print(f"{options.repository} is now the address in: {', '.join(files)}")
         return 0
+    if options.readme:
+        from helpers import results
+
+        results.write_readme()
+        return 0
     if options.check:
         old = notebooks.stale(paths)
         for name in old:
@@ -192,17 +198,18 @@ def train(options, rest):
 
 
 def measure(options, rest):
-    from helpers import recipes, results
+    from helpers import measure, recipes, results
     from helpers.data import load
 
     folder = options.out or results.FOLDER
+    size = options.width, options.seeds, options.epochs
     data = load(options.data, holdout=5000 if options.ladder else 0, limit=options.limit)
     if options.ladder:
-        results.ladder(data, options.width, options.seeds, options.epochs, folder)
+        measure.ladder(data, *size, folder)
         return 0
     known = {r.name: r for r in (recipes.SOURCE, recipes.COURSE, recipes.SPEEDRUN)}
     for name in options.recipe:
-        results.measure(known[name], data, options.width, options.seeds, options.epochs, folder)
+        measure.recipe(known[name], data, *size, folder)
     return 0
 
 

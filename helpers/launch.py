@@ -8,23 +8,17 @@ has a copy of the model and takes its share of every batch; the gradients are av
 """
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import time
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from helpers import recipes
+from helpers import recipes, results
 from helpers.checkpoint import CheckpointError
 from helpers.data import Data, load
 from helpers.environment import CourseError
-from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
 from helpers.training import NonFiniteLoss, fit, rank_and_processes
 
@@ -33,7 +27,7 @@ def train(args: argparse.Namespace) -> int:
     """Train DavidNet and write args.out/model.pt, results.json and checkpoint.pt; 0, as exit code.
 
     args: recipe (source, course, speedrun), data and holdout and limit (as in `data.load`), width,
-    epochs and batch_size (None: the recipe's), seed, out, resume.
+    epochs and batch_size (None: the recipe's), profile (its name, or None), seed, out, resume.
 
     Raises CourseError: what went wrong in the training, for the reader of the terminal.
     """
@@ -51,11 +45,12 @@ def train(args: argparse.Namespace) -> int:
             out=args.out, resume=args.resume,
         )  # fmt: skip
         if rank == 0:
-            found = results(model, data, recipe, history, args)
-            found["seconds"] = round(time.perf_counter() - began, 1)
-            (Path(args.out) / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-            print(f"{found['evaluated_on']} accuracy {found['accuracy'][0]:.2%}, "
-                  f"with mirror images {found['accuracy_tta'][0]:.2%}")  # fmt: skip
+            run = results.reached(model, data, history, args.seed, time.perf_counter() - began)
+            run |= results.origin()
+            made = results.settings(recipe, data, args.width, args.epochs, args.profile)
+            results.save(Path(args.out) / "results.json", {**made, "runs": [run]})
+            print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
+                  f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
     except (CheckpointError, NonFiniteLoss, torch.cuda.OutOfMemoryError) as error:
         raise CourseError(str(error)) from error
     except RuntimeError as error:
@@ -96,29 +91,3 @@ def load_once(args: argparse.Namespace) -> Data:
     if dist.is_initialized() and not follower:
         dist.barrier()
     return data
-
-
-def results(model, data: Data, recipe: recipes.Recipe, history: list[dict], args) -> dict:
-    """What the run was, and reached: on the held-out images, else on the test set, opened here."""
-    images = data.unlock_test() if data.val is None else data.val
-    found, mirrored = predict(model, images), predict(model, images, tta=True)
-    per_class = per_class_accuracy(found.labels, found.predicted, data.classes)
-    cuda = torch.cuda.is_available()
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    except OSError:
-        commit = None
-    return {
-        "recipe": asdict(recipe), "profile": vars(args).get("profile"),
-        "width": args.width, "epochs": len(history),
-        "data": data.name, "training_images": len(data.train),
-        "evaluated_on": "test" if data.val is None else "held-out",
-        "seeds": [args.seed], "accuracy": [found.accuracy], "accuracy_tta": [mirrored.accuracy],
-        "per_class_accuracy": dict(zip(data.classes, per_class.tolist(), strict=True)),
-        "history": history, "seconds_per_epoch": [epoch["seconds"] for epoch in history],
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
-        "processes": rank_and_processes()[1], "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": str(date.today()), "commit": commit,
-    }  # fmt: skip

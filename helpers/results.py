@@ -1,10 +1,6 @@
-"""What the recipes reach: measured over seeds, kept in images/results/, printed in the README.
+"""What a training reached, as files: one run's from `train`, the published ones in images/results/.
 
-    python3 -m helpers measure                          # source and course, 9 seeds, for a GPU
-    python3 -m helpers measure --width 16 --seeds 1     # the stand-in on a CPU
-    python3 -m helpers measure --ladder --seeds 3       # what each change of the course brings
-
-A file is written after each run, so an interrupted measurement goes on where it stopped.
+The README's tables, lesson 05's ladder and the net lesson 06 falls back on come from these files.
 """
 
 import hashlib
@@ -13,53 +9,25 @@ import math
 import platform
 import statistics
 import subprocess
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.special import stdtrit
 
-from helpers.checkpoint import write
 from helpers.data import Data
 from helpers.environment import ROOT
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
-from helpers.recipes import COURSE, SOURCE, Recipe
-from helpers.training import fit, rank_and_processes
+from helpers.recipes import COURSE, Recipe
+from helpers.training import rank_and_processes
 
 FOLDER = ROOT / "images" / "results"
+# Where they stand in the README.
 BLOCK = "<!-- results: python3 -m helpers publish --readme -->", "<!-- end of results -->"
-# 97.5 % quantile of Student's t for n values, n - 1 degrees of freedom.
-STUDENT_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
-
-# The course without one of its changes at a time, and the recipe of 2020.
-LADDER = {
-    "course": COURSE,
-    "source": SOURCE,
-    "LR of 2020, never 0": replace(COURSE, knots=None, peak=SOURCE.peak),
-    "no Nesterov": replace(COURSE, nesterov=False),
-    "no weight decay": replace(COURSE, weight_decay=0.0),
-    "no label smoothing": replace(COURSE, label_smoothing=0.0),
-    "bias LR x 1": replace(COURSE, bias_lr=1.0),
-    "no average of the weights": replace(COURSE, ema=None),
-    "random flip": replace(COURSE, flip=0.5),
-    "default initialisation": replace(COURSE, dirac_init=False),
-}
-
-
-def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | None = None):
-    """Train one net and evaluate it once, after its last step; (model, what it reached).
-
-    On the held-out images, or, where there are none, on the test set, opened here.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(seed)
-    model = DavidNet(width, len(data.classes)).to(device)
-    began = time.perf_counter()
-    history = fit(model, data.train, recipe=recipe, epochs=epochs, seed=seed)
-    return model, reached(model, data, history, seed, time.perf_counter() - began)
 
 
 def reached(model, data: Data, history: list[dict], seed: int, seconds: float) -> dict:
@@ -109,61 +77,6 @@ def origin() -> dict:
     }
 
 
-def measure(
-    recipe: Recipe, data: Data, width: int, seeds: int, epochs: int | None = None,
-    folder: Path = FOLDER, profile: str = "full",
-) -> Path:  # fmt: skip
-    """Seeds 0 to seeds - 1 of a recipe into folder/NAME-wWIDTH.json; the course's first net too.
-
-    Runs that the file has already, made with the same settings, are not made again.
-    """
-    path = folder / f"{recipe.name}-w{width}.json"
-    wanted = settings(recipe, data, width, epochs, profile)
-    runs = [] if not path.is_file() else stored_runs(path, wanted)
-    for seed in range(len(runs), seeds):
-        print(f"{recipe.name}, width {width}, seed {seed}")
-        model, run = one_run(recipe, data, width, seed, epochs)
-        runs.append(run | origin())
-        if recipe.name == COURSE.name and seed == 0:
-            half = {
-                k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()
-            }
-            write(path.with_suffix(".pt"), {k: v.cpu().contiguous() for k, v in half.items()})
-            runs[0]["sha256"] = sha256(path.with_suffix(".pt"))
-        save(path, {**wanted, "runs": runs})
-    return path
-
-
-def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path = FOLDER):
-    """Each rung of LADDER with each seed, judged on the held-out images: ladder-wWIDTH.json."""
-    path = folder / f"ladder-w{width}.json"
-    wanted = settings(COURSE, data, width, epochs, "ladder")
-    runs = [] if not path.is_file() else stored_runs(path, wanted)
-    done = {(run["rung"], run["seed"]) for run in runs}
-    for seed in range(seeds):
-        for name, recipe in LADDER.items():
-            if (name, seed) in done:
-                continue
-            print(f"{name}, width {width}, seed {seed}")
-            _, run = one_run(recipe, data, width, seed, epochs)
-            kept = ("seed", "accuracy", "accuracy_tta", "seconds")
-            runs.append({"rung": name} | {key: run[key] for key in kept} | origin())
-            save(path, {**wanted, "runs": runs})
-    return path
-
-
-def stored_runs(path: Path, wanted: dict) -> list[dict]:
-    """The runs in a file; ValueError where they were made with other settings."""
-    found = json.loads(path.read_text("utf-8"))
-    differs = [key for key, value in wanted.items() if found[key] != json.loads(json.dumps(value))]
-    if differs:
-        raise ValueError(
-            f"{path.name} holds runs with another {', '.join(differs)}: move it away, or measure "
-            "into another folder"
-        )
-    return found["runs"]
-
-
 def save(path: Path, content: dict) -> None:
     """Write a results file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +101,8 @@ def half_interval(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return math.nan
-    return STUDENT_T.get(n, 1.96) * statistics.stdev(values) / math.sqrt(n)
+    student_t = stdtrit(n - 1, 0.975)  # 12.7 for two values, 2.31 for nine, 1.96 for very many
+    return student_t * statistics.stdev(values) / math.sqrt(n)
 
 
 def verdict(differences: Sequence[float]) -> str:
@@ -199,3 +113,94 @@ def verdict(differences: Sequence[float]) -> str:
         return f"{mean:+.1f} points from one pair: undecided, the noise is not known"
     sure = "better" if mean > half else "worse" if mean < -half else "undecided"
     return f"{mean:+.1f} ± {half:.1f} points from {n} pairs: {sure}"
+
+
+def published_net(folder: Path = FOLDER) -> tuple[DavidNet, dict] | None:
+    """The widest net kept of the course recipe, and its results; None where there is none.
+
+    Raises ValueError where the weights are not those that were measured.
+    """
+    found = widest(COURSE.name, folder)
+    if found is None:
+        return None
+    path, run = folder / f"{COURSE.name}-w{found['width']}.pt", found["runs"][0]
+    if not path.is_file() or sha256(path) != run["sha256"]:
+        raise ValueError(
+            f"{path.name} is not the file that {path.stem}.json was measured with: fetch both again"
+        )
+    net = DavidNet(found["width"], len(run["per_class_accuracy"]))
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))  # to 32 bits
+    return net, found
+
+
+def percent(values: Sequence[float], digits: int = 2) -> str:
+    """Mean accuracy with its 95 % interval, of accuracies 0..1."""
+    mean, half = 100 * statistics.mean(values), 100 * half_interval(values)
+    return f"{mean:.{digits}f} %" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def report_of_2020() -> dict:
+    """Its accuracy and accuracy per class (0..1) on the test set, and its seconds an epoch."""
+    folder = ROOT / "tests" / "reference"
+    log = np.genfromtxt(folder / "training_log.csv", delimiter=",", names=True)
+    lines = (folder / "class_accuracy.csv").read_text("utf-8").split()[1:]
+    return {
+        "accuracy": log["test_correct"][-1] / 10_000,
+        "seconds": float(np.median(log["train_seconds"])),
+        "per_class": [int(line.split(",")[1]) / 100 for line in lines],
+    }
+
+
+def tables(folder: Path = FOLDER) -> str:
+    """The README's results in Markdown; every number is read from a file.
+
+    Each recipe stands at the largest width that was measured, as the mean over its seeds.
+    """
+    old, found = report_of_2020(), {}
+    for name in ("source", "course", "speedrun"):
+        if content := widest(name, folder):
+            found[f"recipe *{name}*"] = content
+    rows = [
+        "| CIFAR-10, test set | width | epochs | accuracy | with mirror images "
+        "| seconds an epoch | seeds |",
+        "|---|---|---|---|---|---|---|",
+        f"| report of 2020 | 64 | 24 | {100 * old['accuracy']:.2f} % | "
+        f"| {old['seconds']:.0f} | 1 |",
+    ]
+    notes, classes = [], {}
+    for name, content in found.items():
+        runs = content["runs"]
+        seconds = statistics.median(s for run in runs for s in run["seconds_per_epoch"])
+        plain, mirrored = ([run[key] for run in runs] for key in ("accuracy", "accuracy_tta"))
+        rows.append(
+            f"| {name} | {content['width']} | {content['epochs']} | {percent(plain)} "
+            f"| {percent(mirrored)} | {seconds:.1f} | {len(runs)} |"
+        )
+        made = runs[-1]
+        notes.append(
+            f"- {name}: {content['profile']} profile at width {content['width']}, "
+            f"{content['training_images']:,} training images, seeds 0 to {len(runs) - 1}, "
+            f"{made['device']} with {made['threads']} thread(s), Python "
+            f"{made['versions']['python']}, torch {made['versions']['torch']}, {made['date']}, "
+            f"commit {(made['commit'] or 'unknown')[:7]}"
+        )
+        for label in runs[0]["per_class_accuracy"]:
+            mean = statistics.mean(run["per_class_accuracy"][label] for run in runs)
+            classes.setdefault(label, []).append(f"{mean:.0%}")
+    if not found:
+        return "Nothing has been measured yet."
+    heads = ["class", "report of 2020", *found]
+    by_class = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for (label, cells), then in zip(classes.items(), old["per_class"], strict=True):
+        by_class.append(f"| {label} | {then:.0%} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", *notes, "", *by_class])
+
+
+def write_readme(path: Path = ROOT / "README.md", folder: Path = FOLDER) -> None:
+    """Put the tables between the two marks of BLOCK."""
+    before, _, rest = path.read_text("utf-8").partition(BLOCK[0])
+    _, end, after = rest.partition(BLOCK[1])
+    if not end:
+        raise ValueError(f"{path.name} has no place for results: {BLOCK[0]} ... {BLOCK[1]}")
+    text = f"{before}{BLOCK[0]}\n\n{tables(folder)}\n\n{BLOCK[1]}{after}"
+    path.write_text(text, "utf-8")

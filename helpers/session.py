@@ -21,6 +21,7 @@ from torch import nn
 from helpers.data import Data, ImageSet, load
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, Recipe
+from helpers.results import published_net
 from helpers.training import fit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -98,11 +99,19 @@ class Session:
         return DavidNet(self.profile.width, len(self.data.classes)).to(self.device)
 
     def trained_net(self) -> nn.Module:
-        """The net lesson 05 trained with this profile, data and seed, or one trained now."""
+        """The net lesson 05 trained with this profile, data and seed; else, for CIFAR-10, the
+        published one; else one trained now."""
         net, weights = self.net(), self.folder / "model.pt"
         if weights.is_file():
             print(f"Loaded the net that lesson 05 trained ({self.profile.name} profile).")
             net.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
+        elif self.data.name == "cifar10" and (published := published_net()):
+            net, made = published[0].to(self.device), published[1]
+            print(
+                "Lesson 05 has not run here, so this is the course's published net: width "
+                f"{made['width']}, {made['epochs']} epochs on all {made['training_images']:,} "
+                "training images, the held-out ones among them."
+            )
         else:
             recipe = self.profile.recipe()
             print(f"Lesson 05 has not run here, so the net is trained now: {recipe.epochs} epochs.")

@@ -19,7 +19,7 @@ from helpers.training import fit
 def arguments(out, **changes):
     given = {
         "recipe": "course", "data": "shapes", "width": 4, "epochs": 1, "batch_size": 50, "seed": 2,
-        "out": out, "resume": False, "limit": 200, "holdout": 300,
+        "profile": None, "out": out, "resume": False, "limit": 200, "holdout": 300,
     }  # fmt: skip
     return Namespace(**(given | changes))
 
@@ -40,13 +40,14 @@ def test_it_is_the_same_fit_and_the_results_are_those_of_the_model_it_wrote(hold
     results = json.loads((tmp_path / "results.json").read_text())
     found = predict(model, data.val if holdout else data.unlock_test())
     assert results["evaluated_on"] == ("held-out" if holdout else "test")
-    assert results["accuracy"] == [found.accuracy] and results["seeds"] == [2]
+    (run,) = results["runs"]
+    assert run["accuracy"] == found.accuracy and run["seed"] == 2
     assert results["recipe"]["peak"] == pytest.approx(COURSE.peak * 50 / 512)
-    assert list(results["per_class_accuracy"]) == list(data.classes)
-    assert results["history"][0]["loss"] == history[0]["loss"]
-    assert results["seconds"] > sum(results["seconds_per_epoch"]) > 0
+    assert list(run["per_class_accuracy"]) == list(data.classes)
+    assert run["history"][0]["loss"] == history[0]["loss"]
+    assert run["seconds"] > sum(run["seconds_per_epoch"]) > 0
     for name in ("accuracy_tta", "device", "versions", "date", "commit", "processes", "threads"):
-        assert name in results
+        assert name in run
 
 
 def test_what_goes_wrong_in_a_training_is_told_without_a_traceback(tmp_path):

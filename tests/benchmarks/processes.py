@@ -28,7 +28,7 @@ def images_per_second(processes):
         subprocess.run([*command, "--out", out], cwd=ROOT, env=one_thread, check=True,
                        capture_output=True)  # fmt: skip
         results = json.loads((Path(out) / "results.json").read_text())
-    return results["training_images"] / min(results["seconds_per_epoch"])
+    return results["training_images"] / min(results["runs"][0]["seconds_per_epoch"])
 
 
 def main():

@@ -1,0 +1,108 @@
+"""Recipes and the ladder, measured over seeds into images/results/.
+
+    python3 -m helpers measure                          # source and course, 9 seeds, for a GPU
+    python3 -m helpers measure --width 16 --seeds 1     # the stand-in on a CPU
+    python3 -m helpers measure --ladder --seeds 3       # what each change of the course brings
+
+A file is written after each run, so an interrupted measurement goes on where it stopped. Recipes
+train on all images and open the test set after the last step; the ladder, by which choices are
+made, holds images out and leaves the test set alone.
+"""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from helpers.checkpoint import write
+from helpers.data import Data
+from helpers.models import DavidNet
+from helpers.recipes import COURSE, SOURCE, Recipe
+from helpers.results import FOLDER, origin, reached, save, settings, sha256
+from helpers.training import fit
+
+# The course without one of its changes at a time, and the recipe of 2020.
+LADDER = {
+    "course": COURSE,
+    "source": SOURCE,
+    "LR of 2020, never 0": replace(COURSE, knots=None, peak=SOURCE.peak),
+    "no Nesterov": replace(COURSE, nesterov=False),
+    "no weight decay": replace(COURSE, weight_decay=0.0),
+    "no label smoothing": replace(COURSE, label_smoothing=0.0),
+    "bias LR x 1": replace(COURSE, bias_lr=1.0),
+    "no average of the weights": replace(COURSE, ema=None),
+    "random flip": replace(COURSE, flip=0.5),
+    "default initialisation": replace(COURSE, dirac_init=False),
+}
+
+
+def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | None = None):
+    """Train one net and evaluate it once, after its last step; (model, what it reached).
+
+    On the held-out images, or, where there are none, on the test set, opened here.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(seed)
+    model = DavidNet(width, len(data.classes)).to(device)
+    began = time.perf_counter()
+    history = fit(model, data.train, recipe=recipe, epochs=epochs, seed=seed)
+    return model, reached(model, data, history, seed, time.perf_counter() - began)
+
+
+def recipe(
+    recipe: Recipe,
+    data: Data,
+    width: int,
+    seeds: int,
+    epochs: int | None = None,
+    folder: Path = FOLDER,
+) -> Path:
+    """Seeds 0 to seeds - 1 of a recipe into folder/NAME-wWIDTH.json; the course's first net too.
+
+    Runs that the file has already, made with the same settings, are not made again.
+    """
+    path = folder / f"{recipe.name}-w{width}.json"
+    wanted = settings(recipe, data, width, epochs, "full")
+    runs = [] if not path.is_file() else stored_runs(path, wanted)
+    for seed in range(len(runs), seeds):
+        print(f"{recipe.name}, width {width}, seed {seed}")
+        model, run = one_run(recipe, data, width, seed, epochs)
+        runs.append(run | origin())
+        if recipe.name == COURSE.name and seed == 0:
+            weights = model.half().cpu().to(memory_format=torch.contiguous_format).state_dict()
+            write(path.with_suffix(".pt"), weights)
+            runs[0]["sha256"] = sha256(path.with_suffix(".pt"))
+        save(path, {**wanted, "runs": runs})
+    return path
+
+
+def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path = FOLDER):
+    """Each rung of LADDER with each seed, judged on the held-out images: ladder-wWIDTH.json."""
+    path = folder / f"ladder-w{width}.json"
+    wanted = settings(COURSE, data, width, epochs, "ladder")
+    runs = [] if not path.is_file() else stored_runs(path, wanted)
+    done = {(run["rung"], run["seed"]) for run in runs}
+    for seed in range(seeds):
+        for name, recipe in LADDER.items():
+            if (name, seed) in done:
+                continue
+            print(f"{name}, width {width}, seed {seed}")
+            _, run = one_run(recipe, data, width, seed, epochs)
+            kept = ("seed", "accuracy", "accuracy_tta", "seconds")
+            runs.append({"rung": name} | {key: run[key] for key in kept} | origin())
+            save(path, {**wanted, "runs": runs})
+    return path
+
+
+def stored_runs(path: Path, wanted: dict) -> list[dict]:
+    """The runs in a file; ValueError where they were made with other settings."""
+    found = json.loads(path.read_text("utf-8"))
+    differs = [key for key, value in wanted.items() if found[key] != json.loads(json.dumps(value))]
+    if differs:
+        raise ValueError(
+            f"{path.name} holds runs with another {', '.join(differs)}: move it away, or measure "
+            "into another folder"
+        )
+    return found["runs"]

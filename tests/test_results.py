@@ -1,0 +1,136 @@
+"""Results: what files hold, what the statistics say, and that the README agrees with the files."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from helpers import measure, results
+from helpers.data import load
+from helpers.evaluation import predict
+from helpers.models import DavidNet
+from helpers.recipes import COURSE, SOURCE
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("shapes", holdout=0, limit=100)
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    """One short run of both recipes, on few drawn shapes."""
+    folder = tmp_path_factory.mktemp("results")
+    for base in (SOURCE, COURSE):
+        short = replace(base.with_batch(50), epochs=1)
+        measure.recipe(short, data, 4, 1, folder=folder)
+    return folder
+
+
+def test_the_published_weights_are_those_that_were_measured(folder, data):
+    net, found = results.published_net(folder)
+    run = found["runs"][0]
+    accuracy = predict(net, data.unlock_test()).accuracy
+    assert accuracy == pytest.approx(run["accuracy"], abs=0.02)  # half precision
+    assert next(net.parameters()).dtype == torch.float32
+    assert (folder / "course-w4.pt").stat().st_size < 2.5 * sum(
+        tensor.numel() for tensor in net.state_dict().values()
+    ) + 20_000
+
+
+def test_altered_weights_are_refused(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    torch.save(DavidNet(4).half().state_dict(), tmp_path / "course-w4.pt")
+    with pytest.raises(ValueError, match="course-w4.pt is not the file"):
+        results.published_net(tmp_path)
+    assert results.published_net(tmp_path / "empty") is None
+
+
+def test_a_measurement_goes_on_where_it_stopped(folder, data):
+    short = replace(COURSE.with_batch(50), epochs=1)
+    before = json.loads((folder / "course-w4.json").read_text())
+    path = measure.recipe(short, data, 4, 2, folder=folder)
+    runs = json.loads(path.read_text())["runs"]
+    assert runs[0] == before["runs"][0] and [run["seed"] for run in runs] == [0, 1]
+    with pytest.raises(ValueError, match="another recipe, epochs"):
+        measure.recipe(replace(short, peak=0.1, epochs=2), data, 4, 3, folder=folder)
+
+
+def test_the_ladder_changes_one_thing_at_a_time():
+    for name, rung in measure.LADDER.items():
+        fields = [key for key in vars(COURSE) if getattr(rung, key) != getattr(COURSE, key)]
+        if name not in ("course", "source"):
+            assert len(fields) == (2 if name.startswith("LR") else 1), name
+    kept = {"name", "epochs", "batch_size", "momentum", "pad", "cutout", "drop_last"}
+    changed = {key for key in vars(COURSE) if getattr(SOURCE, key) != getattr(COURSE, key)}
+    rungs = {
+        key
+        for name, rung in measure.LADDER.items()
+        if name != "source"
+        for key in vars(COURSE)
+        if getattr(rung, key) != getattr(COURSE, key)
+    }
+    assert rungs == changed - kept  # nothing that differs from 2020 goes unmeasured
+
+
+def test_the_ladder_is_judged_on_held_out_images(tmp_path, monkeypatch):
+    held = load("shapes", holdout=100, limit=100)
+    few = {name: replace(measure.LADDER[name].with_batch(50)) for name in ("course", "source")}
+    monkeypatch.setattr(measure, "LADDER", few)
+    path = measure.ladder(held, 4, 1, 1, tmp_path)
+    found = json.loads(path.read_text())
+    assert found["evaluated_on"] == "held-out"
+    assert [(run["rung"], run["seed"]) for run in found["runs"]] == [("course", 0), ("source", 0)]
+    measure.ladder(held, 4, 1, 1, tmp_path)
+    assert json.loads(path.read_text()) == found  # nothing was measured twice
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 30])
+def test_intervals_are_student_s(n):
+    values = np.random.default_rng(n).normal(0.9, 0.01, n)
+    low, high = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+    assert results.half_interval(list(values)) == pytest.approx((high - low) / 2, rel=1e-9)
+    assert math.isnan(results.half_interval([0.9]))
+
+
+def test_verdicts():
+    assert results.verdict([0.02, 0.021, 0.019]).endswith("better")
+    assert results.verdict([-0.02, -0.021, -0.019]).endswith("worse")
+    assert results.verdict([0.02, -0.021, 0.019]).endswith("undecided")
+    assert "one pair" in results.verdict([0.02])
+
+
+def test_the_tables_hold_the_numbers_of_the_files(folder):
+    text = results.tables(folder)
+    for name in ("source", "course"):
+        runs = json.loads((folder / f"{name}-w4.json").read_text())["runs"]
+        mean = 100 * np.mean([run["accuracy"] for run in runs])
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| recipe *{name}*")]
+        assert f"| {mean:.2f} %" in row
+        assert f"torch {torch.__version__}" in text
+    assert "| report of 2020 | 64 | 24 | 91.31 % | | 27 | 1 |" in text
+
+
+def test_the_readme_says_what_the_files_say():
+    text = README.read_text("utf-8")
+    block = text.split(results.BLOCK[0])[1].split(results.BLOCK[1])[0]
+    assert block.strip() == results.tables(), "python3 -m helpers publish --readme"
+
+
+def test_the_readme_is_written_between_its_marks(tmp_path, folder):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{results.BLOCK[0]}\nold\n{results.BLOCK[1]}\nafter\n", "utf-8")
+    results.write_readme(path, folder)
+    text = path.read_text("utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    path.write_text("no marks", "utf-8")
+    with pytest.raises(ValueError, match="no place for results"):
+        results.write_readme(path, folder)

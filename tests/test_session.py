@@ -1,0 +1,88 @@
+"""What a notebook opens with: the profile, the table, and which net a later lesson gets."""
+
+import pytest
+import torch
+
+from helpers import results, session
+from helpers.models import DavidNet
+
+
+def test_the_arguments_go_before_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_PROFILE", "full")
+    monkeypatch.setenv("COURSE_SEED", "5")
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    found = session.start("smoke", seed=3)
+    assert (found.profile.name, found.seed, found.data.name) == ("smoke", 3, "shapes")
+    table = capsys.readouterr().out
+    assert table.startswith("profile     smoke: width 8, 2 epochs, batch 128")
+    assert f"torch {torch.__version__}".split("+")[0] in table
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", "1.5"])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="whole number"):
+        session.start("smoke", seed=seed)
+
+
+def test_an_unknown_profile_is_named():
+    with pytest.raises(ValueError, match="'huge': expected auto, smoke, cpu, full"):
+        session.start("huge")
+
+
+def test_the_same_seed_gives_the_same_net():
+    first, again = (session.start("smoke").net().state_dict() for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.values(), again.values(), strict=True))
+
+
+def test_each_profile_is_larger_than_the_one_before():
+    smoke, cpu, full = session.PROFILES.values()
+    for name in ("width", "epochs", "batch_size", "range_steps"):
+        assert getattr(smoke, name) < getattr(cpu, name) < getattr(full, name)
+    assert smoke.limit < cpu.limit and full.limit is None
+
+
+class TestTrainedNet:
+    """Lesson 05's own net goes first, then the published one, then training."""
+
+    @pytest.fixture
+    def course(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(session, "REPOSITORY", tmp_path)
+        return session.start("smoke")
+
+    @pytest.fixture
+    def published(self, monkeypatch):
+        torch.manual_seed(1)
+        net = DavidNet(4)
+        made = {"width": 4, "epochs": 24, "training_images": 50_000}
+        monkeypatch.setattr(session, "published_net", lambda: (net, made))
+        return net
+
+    def test_what_lesson_05_left_is_used(self, course, published, capsys):
+        course.folder.mkdir(parents=True)
+        torch.manual_seed(7)
+        mine = DavidNet(8)
+        torch.save(mine.state_dict(), course.folder / "model.pt")
+        found = course.trained_net()
+        assert torch.equal(found.classifier.weight.cpu(), mine.classifier.weight)
+        assert not found.training
+        assert "Loaded the net that lesson 05 trained" in capsys.readouterr().out
+
+    def test_on_cifar10_the_published_net_stands_in(self, course, published, capsys):
+        course.data.name = "cifar10"
+        assert course.trained_net() is published
+        assert "width 4, 24 epochs on all 50,000" in capsys.readouterr().out
+
+    def test_on_other_data_a_net_is_trained(self, course, published, capsys):
+        found = course.trained_net()
+        assert found.classifier.weight.shape == (10, 64)
+        assert (course.folder / "model.pt").is_file()
+        assert "so the net is trained now: 2 epochs" in capsys.readouterr().out
+
+
+def test_what_is_committed_can_be_loaded():
+    found = results.published_net()
+    if found is None:
+        pytest.skip("no net is published yet")
+    net, made = found
+    assert made["data"] == "cifar10" and made["evaluated_on"] == "test"
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
