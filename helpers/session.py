@@ -90,8 +90,12 @@ class Session:
 
     @property
     def folder(self) -> Path:
-        """Where lesson 05 leaves this profile's trained net for the lessons after it."""
-        return REPOSITORY / "runs" / f"{self.data.name}-{self.profile.name}-seed{self.seed}"
+        """Where lesson 05 leaves this profile's trained net for the lessons after it.
+
+        In the folder `COURSE_RUNS` names (on Colab, one in Drive outlives the machine), or `runs`.
+        """
+        runs = Path(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs").expanduser()
+        return runs / f"{self.data.name}-{self.profile.name}-seed{self.seed}"
 
     def net(self) -> DavidNet:
         """A fresh course net of this profile's width, initialised from the session's seed."""

@@ -41,12 +41,40 @@ def test_each_profile_is_larger_than_the_one_before():
     assert smoke.limit < cpu.limit and full.limit is None
 
 
+def test_runs_go_where_the_reader_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("COURSE_RUNS", raising=False)
+    assert session.start("smoke").folder == session.REPOSITORY / "runs" / "shapes-smoke-seed0"
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "my drive"))
+    assert session.start("smoke").folder == tmp_path / "my drive" / "shapes-smoke-seed0"
+
+
+def test_the_full_profile_fits_a_small_gpu():
+    """The README says: under 2 GB, computed in 32 bits. What a step keeps for its backward pass,
+    and weights, gradients, velocities and their average."""
+    full, images, kept = session.PROFILES["full"], 4, {}
+    net = DavidNet(full.width).to(memory_format=torch.channels_last)
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = torch.nn.functional.cross_entropy(net(x), torch.zeros(images).long())
+    for parameter in net.parameters():  # they count once, below
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    weights = 4 * sum(parameter.numel() for parameter in net.parameters())
+    total = sum(kept.values()) / images * full.batch_size + 4 * weights
+    assert loss.requires_grad and 1e9 < total < 2e9
+
+
 class TestTrainedNet:
     """Lesson 05's own net goes first, then the published one, then training."""
 
     @pytest.fixture
     def course(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(session, "REPOSITORY", tmp_path)
+        monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
         return session.start("smoke")
 
     @pytest.fixture
