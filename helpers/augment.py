@@ -11,7 +11,6 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -19,14 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from helpers.data import ImageSet
+from helpers.data import SIZE, ImageSet
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
 import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 from albumentations.pytorch import ToTensorV2  # noqa: E402
-
-SIZE = 32  # height and width of an image, before and after
 
 
 def train_transform(
@@ -56,11 +53,6 @@ def train_transform(
     transform = A.Compose(steps, strict=True)  # strict: an argument it does not know is an error
     seed_transform(transform, seed)
     return transform
-
-
-def eval_transform(mean: Sequence[float], std: Sequence[float]) -> A.Compose:
-    """Normalisation alone: `transform(image=uint8 (32,32,3))["image"]` is float (3,32,32)."""
-    return A.Compose([A.Normalize(tuple(mean), tuple(std)), ToTensorV2()], strict=True)
 
 
 def seed_transform(transform: A.Compose, seed: int | None) -> None:
@@ -95,11 +87,10 @@ def seed_worker(_: int) -> None:
 
 
 def default_workers() -> int:
-    """Loader workers that pay here: at most 2 (Colab's cores), and 0 where a process starts from
-    nothing (Windows, macOS, Python 3.14): it would import torch anew in each epoch, for seconds."""
-    if multiprocessing.get_all_start_methods()[0] != "fork":  # the first is the platform's default
-        return 0
-    return min(2, len(os.sched_getaffinity(0)))
+    """Loader workers that pay here: 2 (as many cores as Colab has), but 0 where a process starts
+    from nothing (Windows, macOS, Python 3.14): it would import torch anew in each epoch."""
+    forks = multiprocessing.get_all_start_methods()[0] == "fork"  # the platform's default
+    return min(2, os.cpu_count() or 1) if forks else 0
 
 
 def image_loader(
@@ -114,34 +105,24 @@ def image_loader(
     """A DataLoader of (x float (B,3,32,32), y int64 (B,)); each pass over it is a new epoch.
 
     `seed` and `workers` together determine all epochs. The loader uses a copy of `transform`.
-    ValueError: a step of it was given an argument that albumentations does not know.
     """
     transform = copy.deepcopy(transform)
-    transform.strict = True  # raises; at construction albumentations only warns and takes defaults
+    transform.strict = True  # an argument it does not know is an error, not only a warning
     seed_transform(transform, seed)
     return DataLoader(
-        AugmentedImages(image_set, transform),
-        batch_size,
-        shuffle,
-        num_workers=workers,
-        drop_last=drop_last,
-        worker_init_fn=seed_worker,
+        AugmentedImages(image_set, transform), batch_size, shuffle, num_workers=workers,
+        drop_last=drop_last, worker_init_fn=seed_worker,
         generator=torch.Generator().manual_seed(seed),
-    )
+    )  # fmt: skip
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """uint8 (B,32,32,3) on any device -> float (B,3,32,32), (value / 255 - mean) / std."""
     _check_images(images)
     x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    scale, shift = _constants(tuple(mean), tuple(std), x.device)
-    return x.mul_(scale).add_(shift)
-
-
-@lru_cache(maxsize=16)  # copied once: a copy a batch would make the CPU wait for the GPU
-def _constants(mean: tuple, std: tuple, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
-    return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
+    for channel, m, s in zip(x.unbind(1), mean, std, strict=True):
+        channel.mul_(1 / (255 * s)).add_(-m / s)  # in plain numbers: nothing to copy to a GPU
+    return x
 
 
 @dataclass(frozen=True)
@@ -149,7 +130,8 @@ class BatchAugment:
     """`train_transform` for batches: uint8 (B,32,32,3) on any device -> float (B,3,32,32).
 
     The generator is the CPU's, so a seed means the same draws on each device. flip: probability, or
-    "alternating" (Jordan 2024, arXiv:2404.00498), for which `Batches` counts the epochs.
+    "alternating" (Jordan 2024, arXiv:2404.00498), in `Batches`: two successive epochs show every
+    image both ways round, where chance shows half of them twice alike.
     """
 
     mean: Sequence[float]
@@ -172,12 +154,10 @@ class BatchAugment:
         crop = torch.randint(2 * self.pad + 1, (count, 2), generator=generator)
         coin = torch.rand(count, generator=generator)
         hole = torch.randint(SIZE - self.cutout + 1, (count, 2), generator=generator)
-        if self.flip == "alternating" and flips is None:
-            raise ValueError(
-                'flip="alternating" depends on the image and the epoch: iterate over Batches, or '
-                "pass flips=alternating_flips(count, epoch, seed) to draw()."
-            )
-        flips = coin < self.flip if flips is None else flips
+        if flips is None:
+            if self.flip == "alternating":
+                raise ValueError('flip="alternating" follows the epoch: iterate over Batches')
+            flips = coin < self.flip
         return torch.cat([crop, flips.long()[:, None], hole], dim=1)
 
     def apply(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -203,22 +183,13 @@ class BatchAugment:
         return x
 
 
-def alternating_flips(count: int, epoch: int, seed: int = 0) -> torch.Tensor:
-    """(count,) bool. A coin thrown once for each image says how it starts; it turns each epoch.
-
-    Two successive epochs show every image both ways round; chance shows half of them twice alike.
-    """
-    coin = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
-    return (coin + epoch) % 2 == 1
-
-
 @dataclass(eq=False, repr=False)
 class Batches:
     """(x float (B,3,32,32), y int64 (B,)) on `device`, from images that lie there as uint8.
 
     Every pass is a new epoch; `seed` and the epoch determine order and augmentation, the same on
     each device. augment=None: normalisation alone. shard=(rank, ranks): this process's part of each
-    batch. ValueError: not one batch to give.
+    batch.
     """
 
     image_set: ImageSet
@@ -236,9 +207,8 @@ class Batches:
                 f"{len(self.image_set)} images, batch_size {self.batch_size}, drop_last "
                 f"{self.drop_last}: not one batch. Take a batch_size from 1 up to the image count."
             )
-        arrays = self.image_set.images, self.image_set.labels
-        arrays = (torch.from_numpy(np.require(array, requirements="CW")) for array in arrays)
-        self.images, self.labels = (array.to(self.device) for array in arrays)
+        self.images = torch.tensor(np.ascontiguousarray(self.image_set.images), device=self.device)
+        self.labels = torch.tensor(self.image_set.labels, device=self.device)
         if self.augment:
             self.images = F.pad(self.images, (0, 1))  # see BatchAugment.apply
         self.epoch = 0
@@ -259,8 +229,12 @@ class Batches:
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order.to(device)
         if self.augment:  # the whole epoch's: a copy a batch would make the CPU wait for the GPU
-            alternating = self.augment.flip == "alternating"
-            flips = alternating_flips(count, epoch, self.seed) if alternating else None
+            flips = None
+            if self.augment.flip == "alternating":  # a coin once for each image, turned each epoch
+                coin = torch.randint(
+                    2, (count,), generator=torch.Generator().manual_seed(self.seed)
+                )
+                flips = (coin + epoch) % 2 == 1
             draws = self.augment.draw(count, generator, flips).to(device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             rows = order[start : start + self.batch_size][self.shard[0] :: self.shard[1]]

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,8 @@ from helpers import download, folder, shapes
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # of the 50,000 training images
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-SOURCES = ("auto", "shapes", "cifar10", "folder:PATH")
-SIZE = 32
-DEFAULT_HOLDOUT = 5000
-SHAPES_TRAIN, SHAPES_TEST = 20_000, 5_000
-
-
-class LockedTestSet(RuntimeError):
-    """Raised by `Data.test` before `Data.unlock_test()`."""
+DATA_ROOT = Path(__file__).resolve().parents[1] / "data"
+SIZE, HOLDOUT = 32, 5000
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -32,19 +26,12 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     counts = np.zeros((3, 256))  # exact histograms: no float copy of all images is needed
     for start in range(0, len(images), 5000):
         for c in range(3):
-            values = images[start : start + 5000, ..., c].ravel()
-            counts[c] += np.bincount(values, minlength=256)
+            counts[c] += np.bincount(images[start : start + 5000, ..., c].ravel(), minlength=256)
     counts /= counts.sum(axis=1, keepdims=True)
     level = np.arange(256) / 255
     mean = counts @ level
     std = np.sqrt(counts @ level**2 - mean**2)
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
-    if array.shape != shape or array.dtype != dtype:
-        wanted = f"{shape} {np.dtype(dtype)}"
-        raise ValueError(f"{name} are {array.shape} {array.dtype}: expected {wanted}")
 
 
 @dataclass(eq=False, repr=False)
@@ -63,12 +50,17 @@ class ImageSet:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        shape = (len(self.labels), SIZE, SIZE)
-        _expect("images", self.images, (*shape, 3), np.uint8)
-        _expect("labels", self.labels, shape[:1], np.int64)
-        if self.masks is not None:
-            _expect("masks", self.masks, shape, np.bool_)
-        if len(self) and not (0 <= self.labels.min() <= self.labels.max() < len(self.classes)):
+        n = len(self)
+        for name, shape, dtype in (
+            ("images", (n, SIZE, SIZE, 3), "uint8"),
+            ("labels", (n,), "int64"),
+            ("masks", (n, SIZE, SIZE), "bool"),
+        ):
+            array = getattr(self, name)
+            if array is not None and (array.shape != shape or array.dtype != dtype):
+                found = f"{array.shape} {array.dtype}"
+                raise ValueError(f"{name} are {found}: expected {shape} {dtype}")
+        if n and not (0 <= self.labels.min() <= self.labels.max() < len(self.classes)):
             raise ValueError(f"labels must be in 0..{len(self.classes) - 1}, one for each class")
         if self.mean is None or self.std is None:
             mean, std = channel_statistics(self.images)
@@ -82,12 +74,8 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at `indices` (or where a bool array is true), with this set's statistics."""
-        indices = np.asarray(indices)
-        if indices.dtype != bool:
-            indices = indices.astype(np.int64)  # an empty list too
         masks = None if self.masks is None else self.masks[indices]
-        parts = self.images[indices], self.labels[indices]
-        return ImageSet(*parts, self.classes, masks, self.mean, self.std)
+        return replace(self, images=self.images[indices], labels=self.labels[indices], masks=masks)
 
     @property
     def digest(self) -> str:
@@ -95,6 +83,10 @@ class ImageSet:
         both = hashlib.sha256(np.ascontiguousarray(self.images))
         both.update(np.ascontiguousarray(self.labels, dtype="<i8"))
         return both.hexdigest()
+
+
+class LockedTestSet(RuntimeError):
+    """Raised by `Data.test` before `Data.unlock_test()`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -109,8 +101,8 @@ class Data:
     val: ImageSet | None
     name: str
     notice: str
-    read_test: Callable[[], ImageSet]
-    _test: ImageSet | None = field(default=None, init=False)
+    _test: ImageSet
+    _locked: bool = True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,7 +111,7 @@ class Data:
     @property
     def test(self) -> ImageSet:
         """The test set, once it is unlocked; before that, `LockedTestSet`."""
-        if self._test is None:
+        if self._locked:
             raise LockedTestSet(
                 "The test set is locked. Every choice (learning rate, schedule, what to keep) is "
                 "made on the held-out images, data.val: a test set that took part in a choice no "
@@ -130,20 +122,14 @@ class Data:
 
     def unlock_test(self) -> ImageSet:
         """Open the test set and return it. Do this once, when every choice is made."""
-        if self._test is None:
-            self._test = self.read_test()
+        self._locked = False
         return self._test
-
-    def __repr__(self) -> str:
-        val = 0 if self.val is None else len(self.val)
-        lock = "locked" if self._test is None else "open"
-        return f"Data({self.name}: {len(self.train):,} train, {val:,} val, test {lock})"
 
 
 def load(
     source: str = "auto",
     root: str | Path | None = None,
-    holdout: int = DEFAULT_HOLDOUT,
+    holdout: int = HOLDOUT,
     limit: int | None = None,
     seed: int = 0,
 ) -> Data:
@@ -152,93 +138,68 @@ def load(
     `source`: auto (CIFAR-10 from disk, else downloaded, else the shapes with a notice), cifar10,
     shapes, or folder:PATH with train/<class>/* and test/<class>/*. `root`: where CIFAR-10 is or
     goes; None is COURSE_DATA_ROOT, else `data` beside `helpers`. `holdout`: training images set
-    aside as `val`, in proportion to the classes; 0 keeps all for training. `limit`: train, val
-    and test each keep at most so many. `seed` determines the shapes; holdout and limit choose
-    the same images whatever the seed. Raises ValueError for an unknown source or sizes that do
-    not fit, folder.FolderError (also a ValueError), and, for cifar10 that cannot be had,
-    download.DownloadError.
+    aside as `val`, in proportion to the classes. `limit`: train, val and test each keep at most so
+    many. `seed` determines the shapes; the choice of images is the same whatever the seed.
+    Raises ValueError (sizes that do not fit), folder.FolderError and download.DownloadError.
     """
-    if root is None:
-        root = os.environ.get("COURSE_DATA_ROOT") or Path(__file__).resolve().parents[1] / "data"
-    root = Path(root).expanduser()
-    for name, value in (("holdout", holdout), ("limit", 0 if limit is None else limit)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name} is {value!r}: expected a whole number of images")
-    if source == "shapes":
-        found = _shapes(seed)
-    elif source == "cifar10":
-        found = _cifar10(root)
-    elif source == "auto":
+    root = Path(root or os.environ.get("COURSE_DATA_ROOT") or DATA_ROOT).expanduser()
+    if source == "auto":
         try:
-            found = _cifar10(root)
-        except download.DownloadError as error:
-            found = _shapes(seed)
-            found.notice = (
+            return load("cifar10", root, holdout, limit)
+        except download.DownloadError:
+            notice = (
                 f"The built-in shapes stand in for CIFAR-10, which is not whole in {root} and "
-                f"could not be downloaded ({error.summary}): numbers and pictures differ from the "
-                'text. load("cifar10") says what was tried and how to place the file by hand.'
+                "could not be downloaded: numbers and pictures differ from the text. "
+                'load("cifar10") says what was tried and how to place the file by hand.'
             )
-    elif source.startswith("folder:") and len(source) > len("folder:"):
-        found = _folder(Path(source.removeprefix("folder:")).expanduser())
-    else:
-        raise ValueError(f"unknown data source {source!r}: expected {', '.join(SOURCES)}")
-    return _assemble(found, holdout, limit)
+            return replace(load("shapes", None, holdout, limit, seed), notice=notice)
+
+    if source == "shapes":
+        return _split("shapes", shapes.source(seed), holdout, limit)
+    if source == "cifar10":
+        return _split("cifar10", download.cifar10(root), holdout, limit)
+    kind, _, path = source.partition(":")
+    if kind == "folder" and path:
+        tally = Counter()
+        data = _split("folder", folder.source(Path(path), SIZE, tally), holdout, limit)
+        return replace(data, notice=f"{data.notice} {folder.conversions(tally)}".strip())
+    raise ValueError(f"unknown source {source!r}: expected auto, shapes, cifar10 or folder:PATH")
 
 
-@dataclass
-class _Source:
-    """What a source knows before it reads pictures: only those that are kept get read."""
+def _split(name: str, found: tuple, holdout: int, limit: int | None) -> Data:
+    """Hold out, limit, and read what is kept.
 
-    name: str
-    classes: tuple[str, ...]
-    labels: dict[str, np.ndarray]  # of all "train" and all "test" images
-    read: Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # part, indices
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    notice: str = ""
-    tally: Counter = field(default_factory=Counter)  # conversions made, in pictures
-
-
-def _assemble(found: _Source, holdout: int, limit: int | None) -> Data:
-    labels, classes = found.labels["train"], len(found.classes)
-    if found.name == "folder" and holdout == DEFAULT_HOLDOUT and len(labels) < 10 * holdout:
-        holdout = max(len(labels) // 10, classes)
-        found.notice = f"{holdout} of the {len(labels)} training pictures are held out. "
-    sizes = np.bincount(labels)
-    if holdout and sizes.min() < 2:
+    found: the classes, and for train and test a pair: the labels (N,) of all its images, and a
+    function that reads those at some indices, as images and masks (or None).
+    """
+    classes, (labels, read), (test_labels, read_test) = found
+    images, count, sizes, notice = len(labels), len(classes), np.bincount(labels), ""
+    if name == "folder" and holdout == HOLDOUT and images < 10 * holdout:
+        holdout = max(images // 10, count)
+        notice = f"{holdout} of the {images} training pictures are held out."
+    if holdout != 0 and (holdout not in range(count, images - count + 1) or sizes.min() < 2):
         raise ValueError(
-            f"class {found.classes[sizes.argmin()]!r} has a single training image: nothing can be "
-            "held out of it. Add images, or use holdout=0"
+            f"holdout={holdout!r} does not fit {images} training images in {count} classes, the "
+            f"fewest ({sizes.min()}) of {classes[sizes.argmin()]!r}: expected 0, or {count} to "
+            f"{images - count}, with an image of each class on both sides"
         )
-    if holdout and not classes <= holdout <= len(labels) - classes:
-        raise ValueError(
-            f"holdout={holdout} does not fit {len(labels)} training images in {classes} classes: "
-            f"expected 0, or {classes} to {len(labels) - classes} (one image a class on each side)"
-        )
-    held = _choose(labels, np.arange(len(labels)), holdout, spare=1)
-    kept = np.setdiff1d(np.arange(len(labels)), held)
+    if limit is not None and limit not in range(count, 10**9):
+        raise ValueError(f"limit={limit!r}: expected None, or {count} and more, one image a class")
 
-    def image_set(part: str, indices: np.ndarray) -> ImageSet:
-        labels = found.labels[part]
+    def image_set(labels: np.ndarray, read: Callable, indices: np.ndarray, mean, std) -> ImageSet:
         if limit is not None and limit < len(indices):
-            if limit < classes:
-                raise ValueError(
-                    f"limit={limit} is less than one image for each of {classes} classes"
-                )
             indices = _choose(labels, indices, limit)
-        images, masks = found.read(part, indices)
-        return ImageSet(images, labels[indices], found.classes, masks, found.mean, found.std)
+        images, masks = read(indices)
+        return ImageSet(images, labels[indices], classes, masks, mean, std)
 
-    train = image_set("train", kept)
-    found.mean, found.std = train.mean, train.std
-    val = image_set("train", held) if holdout else None
-    test = np.arange(len(found.labels["test"]))
-    read_test = lambda: image_set("test", test)
-    if found.name == "folder":  # read now: a bad picture is found now, not in notebook 06
-        opened = read_test()
-        read_test = lambda: opened
-    notice = (found.notice + folder.conversions(found.tally)).strip()
-    return Data(train, val, found.name, notice, read_test)
+    statistics = (CIFAR10_MEAN, CIFAR10_STD) if name == "cifar10" else (None, None)
+    everything = np.arange(images)
+    held = _choose(labels, everything, holdout, spare=1) if holdout else everything[:0]
+    train = image_set(labels, read, np.setdiff1d(everything, held), *statistics)
+    statistics = train.mean, train.std
+    val = image_set(labels, read, held, *statistics) if holdout else None
+    test = image_set(test_labels, read_test, np.arange(len(test_labels)), *statistics)
+    return Data(train, val, name, notice, test)
 
 
 def _choose(labels: np.ndarray, among: np.ndarray, count: int, spare: int = 0) -> np.ndarray:
@@ -248,8 +209,6 @@ def _choose(labels: np.ndarray, among: np.ndarray, count: int, spare: int = 0) -
     class gives at least one and keeps at least `spare`. A smaller count chooses a part of a
     larger one's images where the classes are equally large.
     """
-    if not count:
-        return among[:0]
     _, classes, sizes = np.unique(labels[among], return_inverse=True, return_counts=True)
     ideal = count * sizes / sizes.sum()
     quota = np.clip(np.floor(ideal).astype(int), 1, sizes - spare)
@@ -260,47 +219,3 @@ def _choose(labels: np.ndarray, among: np.ndarray, count: int, spare: int = 0) -
     order = np.argsort([hashlib.sha256(b"%d" % i).digest() for i in among.tolist()])
     chosen = [order[classes[order] == c][:q] for c, q in enumerate(quota)]
     return np.sort(among[np.concatenate(chosen)])
-
-
-def _shapes(seed: int) -> _Source:
-    count = {"train": SHAPES_TRAIN, "test": SHAPES_TEST}
-    first = {"train": 0, "test": SHAPES_TRAIN}
-    labels = {
-        p: np.arange(first[p], first[p] + count[p], dtype=np.int64) % len(shapes.CLASSES)
-        for p in count
-    }
-
-    def read(part: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images, _, masks = shapes.draw(first[part] + indices, seed)
-        return images, masks
-
-    return _Source("shapes", shapes.CLASSES, labels, read)
-
-
-def _cifar10(root: Path) -> _Source:
-    from torchvision.datasets import CIFAR10  # here: the shapes need no torch
-
-    try:
-        train = CIFAR10(root, train=True, download=False)  # checks every file's md5 first
-    except RuntimeError:  # absent or damaged
-        download.fetch_cifar10(root)
-        train = CIFAR10(root, train=True, download=False)
-    parts = {"train": train, "test": CIFAR10(root, train=False, download=False)}
-    labels = {name: np.array(part.targets, dtype=np.int64) for name, part in parts.items()}
-
-    def read(part: str, indices: np.ndarray) -> tuple[np.ndarray, None]:
-        return parts[part].data[indices], None
-
-    return _Source("cifar10", tuple(train.classes), labels, read, CIFAR10_MEAN, CIFAR10_STD)
-
-
-def _folder(path: Path) -> _Source:
-    classes, files = folder.list_pictures(path)
-    tally = Counter()
-
-    def read(part: str, indices: np.ndarray) -> tuple[np.ndarray, None]:
-        pictures = [folder.read_picture(files[part][i][0], SIZE, tally) for i in indices]
-        return np.stack(pictures), None
-
-    labels = {p: np.array([label for _, label in files[p]], dtype=np.int64) for p in files}
-    return _Source("folder", classes, labels, read, tally=tally)

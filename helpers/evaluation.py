@@ -4,17 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from helpers.augment import normalise
+from helpers.augment import Batches
 from helpers.data import ImageSet
 from helpers.folder import read_picture
 
@@ -27,13 +25,16 @@ class Predictions:
     labels: Tensor
 
     def __post_init__(self):
-        shapes = tuple(self.logits.shape), tuple(self.labels.shape)
-        if self.logits.ndim != 2 or shapes[1] != shapes[0][:1] or not len(self):
-            raise ValueError(f"expected one row of logits an image, (N, C) and (N,), got {shapes}")
-        if self.labels.min() < 0 or self.labels.max() >= shapes[0][1]:
+        shape, labels = tuple(self.logits.shape), self.labels
+        if len(shape) != 2 or labels.shape != shape[:1] or not len(labels):
             raise ValueError(
-                f"the model knows classes 0 to {shapes[0][1] - 1}, the labels run from"
-                f" {self.labels.min()} to {self.labels.max()}: give it as many classes as the data"
+                f"expected one row of logits an image, (N, C) and (N,), got {shape} and"
+                f" {tuple(labels.shape)}"
+            )
+        if labels.min() < 0 or labels.max() >= shape[1]:
+            raise ValueError(
+                f"the model knows classes 0 to {shape[1] - 1}, the labels run from {labels.min()}"
+                f" to {labels.max()}: give it as many classes as the data"
             )
 
     def __len__(self) -> int:
@@ -93,7 +94,6 @@ def device_of(model: nn.Module) -> torch.device:
 def predict(
     model: nn.Module,
     data: ImageSet | Iterable[tuple[Tensor, Tensor]],
-    device: torch.device | str | None = None,
     batch_size: int = 500,
     tta: bool = False,
 ) -> Predictions:
@@ -101,17 +101,15 @@ def predict(
 
     data: an ImageSet, which is normalised with its own mean and std and cut into `batch_size`,
     or batches (x (B, 3, H, W) float, y (B,) int), taken as they are.
-    device: where the model is, unless given; tta: average the logits of image and mirror image.
+    tta: test-time augmentation, which averages the logits of image and mirror image.
     The model, its mode and torch's random state are left as found, also after an error.
     """
-    device = torch.device(device) if device is not None else device_of(model)
-    if device.type != device_of(model).type:
-        raise ValueError(
-            f"the model is on {device_of(model)}, not on {device}: call model.to('{device}') first"
-        )
+    device = device_of(model)
+    if isinstance(data, ImageSet):
+        data = Batches(data, batch_size, device=device, shuffle=False)
     logits, labels = [], []
     with eval_mode(model), torch.no_grad():
-        for x, y in _batches(data, batch_size, device):
+        for x, y in data:
             x = x.to(device)
             out = (model(x) + model(x.flip(-1))) / 2 if tta else model(x)
             logits.append(out.float())
@@ -121,40 +119,20 @@ def predict(
     return Predictions(torch.cat(logits).cpu(), torch.cat(labels).cpu().long())
 
 
-def _batches(data, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(data, ImageSet):
-        for i in range(0, len(data), batch_size):
-            images = torch.from_numpy(data.images[i : i + batch_size]).to(device)
-            labels = torch.from_numpy(data.labels[i : i + batch_size])
-            yield normalise(images, data.mean, data.std), labels
-        return
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise TypeError(
-                f"expected an ImageSet or batches (x, y), got a {type(batch).__name__}: one batch"
-                " alone goes into a list, [(x, y)]"
-            )
-        yield batch
-
-
-def confusion(true, predicted, classes: int | Sequence[str] | None = None) -> np.ndarray:
+def confusion(true, predicted, classes: Sequence[str] | None = None) -> np.ndarray:
     """Counts (C, C), int64: row = true class, column = predicted class.
 
-    true, predicted: (N,) integers; classes: how many, or their names; default: as many as occur.
+    true, predicted: (N,) integers; classes: their names; default: as many as occur.
     """
-    true, predicted = np.asarray(true), np.asarray(predicted)
-    for a in (true, predicted):
-        if a.shape != (len(true),) or not len(a) or a.dtype.kind not in "iu":
-            raise ValueError(f"expected class numbers (N,), got {a.shape} {a.dtype}")
-    low, high = int(min(true.min(), predicted.min())), int(max(true.max(), predicted.max()))
-    count = high + 1 if classes is None else classes if np.isscalar(classes) else len(classes)
+    both = np.stack([true, predicted]).astype(np.int64, casting="same_kind")  # refuses floats
+    low, high = both.min(), both.max()
+    count = high + 1 if classes is None else len(classes)
     if low < 0 or high >= count:
         raise ValueError(f"classes run from {low} to {high}, expected 0 to {count - 1}")
-    cells = true.astype(np.int64) * count + predicted.astype(np.int64)  # uint8 would overflow
-    return np.bincount(cells, minlength=count**2).reshape(count, count)
+    return np.bincount(both[0] * count + both[1], minlength=count**2).reshape(count, count)
 
 
-def per_class_accuracy(true, predicted, classes: int | Sequence[str] | None = None) -> np.ndarray:
+def per_class_accuracy(true, predicted, classes: Sequence[str] | None = None) -> np.ndarray:
     """Share of each class's images that were recognised, (C,); NaN for a class without images."""
     matrix = confusion(true, predicted, classes)
     with np.errstate(invalid="ignore"):
@@ -184,7 +162,6 @@ class Reliability:
     """By bin of confidence (K,): counts, mean confidence and accuracy, NaN where a bin is empty;
     ece: the expected calibration error, 0..1."""
 
-    edges: Tensor  # (K+1,)
     counts: Tensor
     confidence: Tensor
     accuracy: Tensor
@@ -193,14 +170,14 @@ class Reliability:
 
 def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
     """Does 80 % sure mean 80 % right? Bins (low, high] of equal width (Guo et al. 2017)."""
-    edges = torch.linspace(0, 1, bins + 1)
-    index = torch.bucketize(predictions.confidence, edges[1:-1])
+    inner_edges = torch.linspace(0, 1, bins + 1)[1:-1]
+    index = torch.bucketize(predictions.confidence, inner_edges)
     counts, sure, right = (
         torch.bincount(index, weights, bins)
         for weights in (None, predictions.confidence.double(), predictions.correct.double())
     )
     ece = (sure - right).abs().sum().item() / len(predictions)
-    return Reliability(edges, counts, sure / counts, right / counts, ece)
+    return Reliability(counts, sure / counts, right / counts, ece)
 
 
 CORRUPTIONS = {  # severities 1 to 5, those of CIFAR-10-C (Hendrycks and Dietterich 2019)
@@ -231,26 +208,15 @@ def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.n
     return x.round().clip(0, 255).astype(np.uint8)
 
 
-def prepare_photo(photo: str | Path | np.ndarray, size: int = 32) -> np.ndarray:
-    """Your own picture as (size, size, 3) uint8, prepared like a folder's: upright, on white, its
-    centred square resized. photo: a file, or an array (H, W, 3) uint8 of any size."""
-    file = photo
-    if isinstance(photo, np.ndarray):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise ValueError(f"expected (H, W, 3) uint8, got {photo.shape} {photo.dtype}")
-        Image.fromarray(photo).save(file := BytesIO(), "png")
-    return read_picture(file, size, Counter())
+def prepare_photo(photo: str | Path, size: int = 32) -> np.ndarray:
+    """The picture in a file as (size, size, 3) uint8, prepared like a folder's: upright, on white,
+    its centred square resized."""
+    return read_picture(Path(photo), size, Counter())
 
 
-def nearest(queries: Tensor, bank: Tensor | None = None, k: int = 1) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Cosine similarity and index, (Q, k) each, of the k rows of `bank` (N, D) closest to each
-    of `queries` (Q, D). Without a bank: the closest others among the queries themselves."""
-    q = F.normalize(queries.float(), dim=1)
-    b = q if bank is None else F.normalize(bank.float(), dim=1)
-    found = []
-    for i in range(0, len(q), 1000):  # the whole table would be (Q, N)
-        similarity = q[i : i + 1000] @ b.T
-        if bank is None:
-            similarity.diagonal(i).fill_(-2.0)  # below any cosine: no image is its own neighbour
-        found.append(similarity.topk(k, dim=1))
+    of `queries` (Q, D)."""
+    q, b = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
+    found = [(part @ b.T).topk(k, dim=1) for part in q.split(1000)]  # the whole would be (Q, N)
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])

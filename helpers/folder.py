@@ -14,6 +14,19 @@ class FolderError(ValueError):
     """The folder is not laid out as expected, or a picture in it cannot be used."""
 
 
+def source(path: Path, size: int, tally: Counter) -> tuple:
+    """The folder's pictures as `data.load` takes them; `tally`: what reading them converted."""
+    classes, files = list_pictures(path.expanduser())
+
+    def part(pictures: list[tuple[Path, int]]) -> tuple:
+        def read(indices: np.ndarray) -> tuple[np.ndarray, None]:
+            return np.stack([read_picture(pictures[i][0], size, tally) for i in indices]), None
+
+        return np.array([label for _, label in pictures], dtype=np.int64), read
+
+    return classes, part(files["train"]), part(files["test"])
+
+
 def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
     """The class names, and for "train" and "test" a list of (file, label), in order of names."""
     top = path.resolve()

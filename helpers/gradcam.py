@@ -139,34 +139,26 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def randomization_cascade(
-    model: nn.Module,
-    x: Tensor,
-    layer: nn.Module | str,
-    target: int | Tensor | None = None,
-    parts: Sequence[str] | None = None,
-    seed: int = 0,
+    model: nn.Module, x: Tensor, layer: nn.Module | str, target=None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Does the map depend on what was learned (Adebayo et al. 2018)? On a copy of the model the
-    parts get fresh random weights one after the other and keep them; after each, the raw maps'
-    rank correlations (B,) with the trained model's.
-
-    parts: dotted names, the first to go first; default: the model's children, from the top down.
-    """
+    """Does the map depend on what was learned (Adebayo et al. 2018)? On a copy of the model its
+    children get fresh random weights, one after the other from the top down; after each, the raw
+    maps' rank correlations (B,) with the trained model's."""
     name, _ = _find(model, layer)
     trained = grad_cam(model, x, name, target)
-    if parts is None:
-        parts = [n for n, m in model.named_children() if any(True for _ in m.parameters())][::-1]
     result, copied = {}, copy.deepcopy(model)
     with eval_mode(copied):  # which also puts the random state back
         torch.default_generator.manual_seed(seed)
-        for part in parts:
-            for module in _find(copied, part)[1].cpu().modules():  # the same draw on any device
+        for part, child in reversed(list(copied.named_children())):
+            if not list(child.parameters()):
+                continue
+            for module in child.cpu().modules():  # the same draw on any device
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-                elif any(True for _ in module.parameters(recurse=False)):
+                elif list(module.parameters(recurse=False)):
                     raise ValueError(
-                        f"{type(module).__name__} in part {part!r} has weights of its own but no"
-                        " reset_parameters(): name parts without it, or give it that method"
+                        f"{type(module).__name__} in {part!r} has weights of its own but no"
+                        " reset_parameters(): give it that method"
                     )
             fresh = grad_cam(copied.to(x.device), x, name, trained.target)
             result[part] = rank_correlation(trained.raw, fresh.raw)

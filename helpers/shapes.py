@@ -9,18 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CLASSES = (
-    "arrow",
-    "bars",
-    "circle",
-    "crescent",
-    "cross",
-    "heart",
-    "ring",
-    "square",
-    "star",
-    "triangle",
-)
+CLASSES = tuple("arrow bars circle crescent cross heart ring square star triangle".split())
+TRAIN, TEST = 20_000, 5_000  # images in each part of the data set
 SIZE = 32
 _PARAMETERS = 32  # random numbers an image may use besides its noise
 _CHUNK = 200  # images drawn at a time: its arrays fit a processor's cache
@@ -79,15 +69,14 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         shaft = np.maximum(np.abs(u + 0.4) - 0.6, b - 0.2)
         head = np.maximum(-u, 0.6 * u + 0.8 * b - 0.6)
         return np.minimum(shaft, head)
-    if name == "star":  # fold the plane onto one of ten equal half-points
-        sector = np.float32(np.pi / 5)
-        angle = np.abs(np.mod(np.arctan2(u, -v), 2 * sector) - sector)
-        radius = np.hypot(u, v)
-        x, y = radius * np.cos(angle - sector), radius * np.abs(np.sin(angle - sector))
-        inner = 0.45 * np.exp(1j * np.pi / 5)
-        length = np.hypot(1 - inner.real, inner.imag)
-        return ((x - 1) * inner.imag + y * (1 - inner.real)) / length
-    raise ValueError(f"unknown figure {name!r}: expected one of {', '.join(CLASSES)}")
+    # A star: fold the plane onto one of ten equal half-points.
+    sector = np.float32(np.pi / 5)
+    angle = np.abs(np.mod(np.arctan2(u, -v), 2 * sector) - sector)
+    radius = np.hypot(u, v)
+    x, y = radius * np.cos(angle - sector), radius * np.abs(np.sin(angle - sector))
+    inner = 0.45 * np.exp(1j * np.pi / 5)
+    length = np.hypot(1 - inner.real, inner.imag)
+    return ((x - 1) * inner.imag + y * (1 - inner.real)) / length
 
 
 def _draw_chunk(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,3 +140,18 @@ def draw(
         part = slice(start, start + _CHUNK)
         images[part], masks[part] = _draw_chunk(indices[part], seed)
     return images, indices % len(CLASSES), masks
+
+
+def source(seed: int) -> tuple:
+    """The data set that `seed` determines, as `data.load` takes it: images are drawn when read."""
+
+    def part(first: int, count: int) -> tuple:
+        numbers = np.arange(first, first + count, dtype=np.int64)
+
+        def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            images, _, masks = draw(numbers[indices], seed)
+            return images, masks
+
+        return numbers % len(CLASSES), read
+
+    return CLASSES, part(0, TRAIN), part(TRAIN, TEST)

@@ -246,7 +246,7 @@ class Run:
             return None, None
         if isinstance(val, ImageSet) and self.processes > 1:
             val = val.subset(np.arange(self.rank, len(val), self.processes))
-        found = predict(self.final, val, self.device)
+        found = predict(self.final, val)
         sums = [found.loss * len(found), float(found.correct.sum()), len(found)]
         loss, correct, images = sum_over_processes(sums, self.device)
         return loss / images, correct / images

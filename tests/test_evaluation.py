@@ -136,10 +136,6 @@ def test_predict_names_what_is_wrong(model):
     x, y = by_hand(image_set())
     with pytest.raises(ValueError, match="no images"):
         ev.predict(model, [])
-    with pytest.raises(TypeError, match=r"\[\(x, y\)\]"):
-        ev.predict(model, (x, y))
-    with pytest.raises(ValueError, match=r"model.to\('cuda'\)"):
-        ev.predict(model, [(x, y)], device="cuda")
     with pytest.raises(ValueError, match="as many classes as the data"):
         ev.predict(model, [(x, y + 5)])
     with pytest.raises(ValueError, match="one row of logits"):
@@ -158,23 +154,22 @@ def test_confusion_equals_scikit_learn(guesses):
     true, predicted = guesses.labels, guesses.predicted
     expected = confusion_matrix(true, predicted, labels=range(7))
     assert (expected != expected.T).any(), "rows and columns must be distinguishable"
-    for classes in (7, tuple("abcdefg")):
+    for classes in (None, tuple("abcdefg")):
         found = ev.confusion(true, predicted, classes)
         assert found.dtype == np.int64 and np.array_equal(found, expected)
-    assert np.array_equal(ev.confusion(true, predicted), expected)
-    assert ev.confusion(true, predicted, 9).shape == (9, 9)
+    assert ev.confusion(true, predicted, tuple("abcdefghi")).shape == (9, 9)
     assert ev.confusion(np.uint8([0, 200]), np.uint8([1, 200]))[200, 200] == 1, "uint8 overflow"
     with pytest.raises(ValueError, match="expected 0 to 4"):
-        ev.confusion(true, predicted, 5)
-    for bad in (predicted[:-1], predicted[:, None], guesses.confidence):
-        with pytest.raises(ValueError, match="class numbers"):
+        ev.confusion(true, predicted, tuple("abcde"))
+    with pytest.raises(ValueError, match="run from -1"):
+        ev.confusion(true, predicted - 1)
+    for bad in (predicted[:-1], predicted[:, None], guesses.confidence, []):
+        with pytest.raises((ValueError, TypeError), match="same shape|cast"):
             ev.confusion(true, bad)
-    with pytest.raises(ValueError, match="class numbers"):
-        ev.confusion([], [])
 
 
 def test_per_class_accuracy_equals_scikit_learns_recall(guesses):
-    found = ev.per_class_accuracy(guesses.labels, guesses.predicted, 7)
+    found = ev.per_class_accuracy(guesses.labels, guesses.predicted, tuple("abcdefg"))
     expected = recall_score(
         guesses.labels, guesses.predicted, labels=range(7), average=None, zero_division=np.nan
     )
@@ -224,7 +219,7 @@ def test_reliability_equals_scikit_learn(guesses):
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     """As in Guo et al. 2017 and scikit-learn."""
     curve = ev.reliability(ev.Predictions(torch.zeros(3, 2), torch.tensor([0, 0, 1])), bins=2)
-    assert curve.counts.tolist() == [3, 0] and curve.edges.tolist() == [0, 0.5, 1]
+    assert curve.counts.tolist() == [3, 0]
 
 
 def test_sure_and_always_right_is_perfectly_calibrated():
@@ -302,41 +297,21 @@ def test_photo_is_upright_and_square_on_white(tmp_path):
     assert (ev.prepare_photo(tmp_path / "clear.png", size=8) == 255).all()
 
 
-def test_photo_as_array_and_as_file_are_the_same(tmp_path):
-    photo = np.random.default_rng(0).integers(0, 256, (60, 45, 3), dtype=np.uint8)
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    assert np.array_equal(ev.prepare_photo(photo), ev.prepare_photo(tmp_path / "photo.png"))
+def test_a_photo_of_the_right_size_stays_as_it_is_and_a_missing_one_is_named(tmp_path):
     small = image_set(1).images[0]
-    assert np.array_equal(ev.prepare_photo(small), small), "32x32 stays as it is"
-    for bad in (photo / 255, photo[..., 0]):
-        with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
-            ev.prepare_photo(bad)
+    Image.fromarray(small).save(tmp_path / "small.png")
+    assert np.array_equal(ev.prepare_photo(tmp_path / "small.png"), small)
     with pytest.raises(ValueError, match="missing.jpg"):
         ev.prepare_photo(tmp_path / "missing.jpg")
 
 
 def test_nearest_equals_scikit_learn():
     generator = torch.Generator().manual_seed(0)
-    queries, bank = (torch.randn(n, 16, generator=generator) for n in (30, 1205))
-    for q, b, extra in ((queries, bank, 0), (bank, None, 1)):
-        similarity, index = ev.nearest(q, b, k=3)
-        search = NearestNeighbors(metric="cosine").fit(bank)
-        distance, expected = search.kneighbors(q, 3 + extra)
-        assert np.array_equal(index, expected[:, extra:])
-        np.testing.assert_allclose(similarity, 1 - distance[:, extra:], atol=1e-5)
-
-
-def test_no_image_is_its_own_neighbour():
-    similarity, index = ev.nearest(torch.tensor([[1.0, 0.0], [-2.0, 0.0]]))
-    assert index.tolist() == [[1], [0]] and similarity.tolist() == [[-1.0], [-1.0]]
-
-
-def test_nearest_finds_a_planted_duplicate():
-    features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-    features[41] = 3 * features[7]
-    similarity, index = ev.nearest(features)
-    assert index[7] == 41 and index[41] == 7
-    assert similarity.argmax() in (7, 41) and similarity.max() == pytest.approx(1)
+    queries, bank = (torch.randn(n, 16, generator=generator) for n in (1205, 30))
+    similarity, index = ev.nearest(queries, bank, k=3)
+    distance, expected = NearestNeighbors(metric="cosine").fit(bank).kneighbors(queries, 3)
+    assert np.array_equal(index, expected)
+    np.testing.assert_allclose(similarity, 1 - distance, atol=1e-5)
 
 
 def test_accuracy_of_a_known_model_on_real_cifar(cifar_root):

@@ -272,16 +272,18 @@ def test_cascade_goes_from_the_top_and_keeps_what_it_randomised(model, x):
         np.testing.assert_allclose(found[part], expected, atol=1e-10)
 
 
-def test_cascade_ignores_parts_off_the_path_and_refuses_what_it_cannot_reset(x):
+def test_cascade_sees_what_is_off_the_path_and_refuses_what_it_cannot_reset(x):
     torch.manual_seed(0)
     plain = Plain()
-    found = gc.randomization_cascade(plain, x, "conv2", 1, parts=["unused", "head"])
-    torch.testing.assert_close(found["unused"], torch.ones(6, dtype=torch.double))
+    found = gc.randomization_cascade(plain, x, "conv2", 1)
+    assert list(found) == ["head", "unused", "conv2", "conv"]
+    assert torch.equal(found["unused"], found["head"])  # nothing that the map depends on
     assert not torch.allclose(found["head"], torch.ones(6, dtype=torch.double))
+    assert not torch.allclose(found["conv2"], found["head"])
     plain.head.scale = nn.Module()
     plain.head.scale.register_parameter("a", nn.Parameter(torch.ones(1)))
     with pytest.raises(ValueError, match="'head' has weights of its own"):
-        gc.randomization_cascade(plain, x, "conv2", 1, parts=["head"])
+        gc.randomization_cascade(plain, x, "conv2", 1)
 
 
 class Corner(nn.Module):
