@@ -335,7 +335,7 @@ def test_what_cannot_be_restored_is_refused():
         run(locked)
     with pytest.raises(ValueError, match="no batch"):
         run([])
-    with pytest.raises(ValueError, match="val gave no batch"):
+    with pytest.raises(ValueError, match="no images to predict"):
         run(fixed_batches(), val=[])
     with pytest.raises(ValueError, match="no parameter of this model"):
         lr_range_test(net(), optimizer, F.cross_entropy, fixed_batches())
@@ -462,7 +462,7 @@ def test_accuracy_the_source_s_way(every):
         (lambda lr: 0.5 * (np.arange(100.0) - 99) ** 2, "slide", "changes all the way"),
         (lambda lr: np.where(lr > 1.5e-5, np.nan, 2.0), "steep", "only 3 .*{0: 3}.*lower start_lr"),
         (lambda lr: np.full(100, np.nan), "slide", "only 0 steps have the loss"),
-        (fall, "accuracy", "only 0 steps have the accuracy.*logits"),
+        (fall, "accuracy", "only 0 steps have the accuracy"),
         (fall, "steepest", "expected one of steep, valley"),
     ],
 )
@@ -495,10 +495,10 @@ def test_it_says_when_the_rules_disagree():
     numbers = [v for v in found.suggestions().values() if isinstance(v, float)]
     assert len(numbers) == 4 and all(type(v) is float for v in numbers)
     ratio = max(numbers) / min(numbers)
-    assert found.disagreement(factor=ratio * 1.01) == ""
-    message = found.disagreement(factor=ratio * 0.99)
-    assert "disagree" in message and f"{ratio:.0f} times" in message
+    assert ratio > 10 and f"the rules disagree, {ratio:.0f} times: " in str(found)
     assert all(rule in str(found) for rule in ("steep", "valley", "minimum", "slide", "accuracy"))
+    narrow = synthetic(lambda lr: fall(lr, width=0.2)[-60:], n=60, lr=(1e-3, 10))
+    assert "disagree" not in str(narrow), str(narrow)
 
 
 def test_on_a_real_net_every_rule_speaks():
