@@ -6,6 +6,7 @@ Nothing here changes the model: copies of it run, in eval mode, the table's with
 import html
 from dataclasses import dataclass
 from functools import reduce
+from math import prod
 
 import numpy as np
 import torch
@@ -51,9 +52,8 @@ class LayerTable:
     def _repr_html_(self) -> str:
         cell = '<td style="text-align:{}">{{}}</td>'
         form = cell.format("left") * 2 + cell.format("right") * 5
-        lines = [form.format(*map(html.escape, row)) for row in self._cells()]
-        lines[0] = lines[0].replace("td", "th")
-        return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+        rows = [f"<tr>{form.format(*map(html.escape, row))}</tr>" for row in self._cells()]
+        return f"<table>{rows[0].replace('td', 'th')}{''.join(rows[1:])}</table>"
 
 
 def layer_table(
@@ -101,11 +101,8 @@ def _averages(op: str, call: dict, inputs: list[Tensor]) -> Tensor | None:
     if op in POINTWISE - {"cat", "concat", "contiguous", "expand", "expand_as"}:
         return reduce(torch.add, inputs)
     if op == "linear":
-        return (
-            call["input"]
-            .mean(-1, keepdim=True)
-            .expand(*call["input"].shape[:-1], len(call["weight"]))
-        )
+        mean = call["input"].mean(-1, keepdim=True)
+        return mean.expand(*mean.shape[:-1], len(call["weight"]))
     if op not in ("conv2d", "max_pool2d", "avg_pool2d"):
         return None
     kernel, stride, padding, dilation = window(op, call)
@@ -113,13 +110,10 @@ def _averages(op: str, call: dict, inputs: list[Tensor]) -> Tensor | None:
     kernel = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     if op != "conv2d":
         return F.avg_pool2d(call["input"], kernel, stride, padding, call.get("ceil_mode", False))
-    groups, same = call.get("groups", 1), call.get("padding") == "same"
+    groups = call.get("groups", 1)
     x = call["input"].unflatten(1, (groups, -1)).mean(2)
-    for k, axis in enumerate(((1, 0), (0, 1))):  # height, then width: a box is separable
-        size, step = [[v[k] if a else 1 for a in axis] for v in (kernel, stride)]
-        pad = "same" if same else [padding[k] * a for a in axis]
-        weight = x.new_full((groups, 1, *size), 1 / kernel[k])
-        x = F.conv2d(x, weight, None, step, pad, groups=groups)
+    weight = x.new_full((groups, 1, *kernel), 1 / prod(kernel))
+    x = F.conv2d(x, weight, None, stride, call.get("padding", 0), groups=groups)
     return x.repeat_interleave(len(call["weight"]) // groups, 1)
 
 

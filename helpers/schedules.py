@@ -10,18 +10,18 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def _step(t: int, total: float = math.inf) -> int:
-    if isinstance(t, bool) or not hasattr(t, "__index__"):
-        raise TypeError(f"t = {t!r}: expected the index of a step, a whole number from 0")
+    t = index(t)  # TypeError of what is no whole number
     if not 0 <= t < total:
         last = "no last step" if total == math.inf else f"{total} steps, 0 to {total - 1}"
         raise ValueError(f"t = {t} is no step: the schedule has {last}. Count your calls")
-    return int(t)
+    return t
 
 
 def _positive(**numbers: float) -> None:
@@ -69,10 +69,9 @@ def one_cycle(
     Equals torch's OneCycleLR, with its flaw: the peak stands at pct_start*total - 1, and where that
     is no whole number no step meets it. Paper: Smith and Topin 2018, arXiv:1708.07120.
     """
-    if isinstance(total, bool) or not hasattr(total, "__index__") or total < 1:
-        raise ValueError(f"total = {total!r}: expected the number of steps, a whole number from 1")
+    _positive(total=index(total), peak=peak)
+    _positive(div_factor=div_factor, final_div_factor=final_div_factor)
     t = _step(t, total)
-    _positive(peak=peak, div_factor=div_factor, final_div_factor=final_div_factor)
     if anneal not in ("cos", "linear"):
         raise ValueError(f"anneal = {anneal!r}: expected 'cos' or 'linear'")
     if not 0 <= pct_start <= 1:
@@ -133,9 +132,9 @@ class DryRun:
         n, lr = len(self.lr), self.lr
         chosen = {*np.linspace(0, n - 1, min(n, 24)).astype(int), np.argmax(lr), np.argmin(lr)}
         rows = ["  step            LR" + ("" if self.momentum is None else "  momentum")]
-        for t in sorted(int(t) for t in chosen):
-            rows.append(f"{t:6d}  {lr[t]:12.6g}")
-            rows[-1] += "" if self.momentum is None else f"  {self.momentum[t]:8.4f}"
+        for t in sorted(chosen):
+            momentum = "" if self.momentum is None else f"  {self.momentum[t]:8.4f}"
+            rows.append(f"{t:6d}  {lr[t]:12.6g}{momentum}")
         rows += [f"problem: {problem}" for problem in self.problems] or ["no problem found"]
         return "\n".join(rows)
 
@@ -191,23 +190,20 @@ def _at(schedule: Callable[[int], float], t: int) -> float | None:
 
 def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     """LR and momentum of steps 0..total, the peak it was given, and its number of steps."""
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise TypeError("ReduceLROnPlateau follows the losses of a training, which a dry run lacks")
-    scheduler, lr, momenta = copy.deepcopy(scheduler), [], []
+    scheduler = copy.deepcopy(scheduler)
     group = scheduler.optimizer.param_groups[0]
+    read = lambda: (float(group["lr"]), group.get("momentum", group.get("betas", [None])[0]))
     if peak is None:
         peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
-    end = getattr(scheduler, "total_steps", 10**9)
+    seen, end = [read()], getattr(scheduler, "total_steps", 10**9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch misses the optimizer.step() before each step()
-        while True:
-            lr.append(float(group["lr"]))
-            momenta.append(group.get("momentum", group.get("betas", [None])[0]))
-            if len(lr) > min(total, end):
-                break
+        for _ in range(min(total, end)):
             try:
                 scheduler.step()
             except ValueError:  # LambdaLR of a function that has no such step
-                end = len(lr)
+                end = len(seen)
                 break
+            seen.append(read())
+    lr, momenta = map(list, zip(*seen, strict=True))
     return lr, [] if momenta[0] is None else momenta, peak, end

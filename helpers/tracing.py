@@ -78,13 +78,6 @@ class Row:
     jump: int | tuple[int, int] | None = None
     spans: tuple[Span, Span] | None = None  # height, width
 
-    def window(self, row: int, column: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((top, bottom), (left, right)): what unit (row, column) sees, ends included."""
-        if self.spans is None or self.rf is None:
-            raise ValueError(f"{self.name} has no receptive field: choose a row that has one")
-        (y, x), i, j = self.spans, row, column
-        return (y.low + i * y.jump, y.high + i * y.jump), (x.low + j * x.jump, x.high + j * x.jump)
-
 
 def pair(value: int | tuple) -> tuple[int, int]:
     return tuple(value) * (2 // len(value)) if isinstance(value, (tuple, list)) else (value, value)

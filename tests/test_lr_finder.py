@@ -90,23 +90,13 @@ def test_equals_torch_lr_finder_point_by_point(mode, end_lr, steps, diverge):
     ours_loader, their_loader = (
         DataLoader(data, 16, shuffle=True, generator=torch.Generator().manual_seed(7)) for _ in "ab"
     )
+    sweep = (1e-4, end_lr, steps)
     found = lr_range_test(
-        model,
-        optimizer,
-        F.cross_entropy,
-        ours_loader,
-        1e-4,
-        end_lr,
-        steps,
-        mode,
-        diverge,
-        seeds=(7,),
+        model, optimizer, F.cross_entropy, ours_loader, *sweep, mode, diverge, seeds=(7,)
     )
     theirs = finder.LRFinder(model, optimizer, nn.CrossEntropyLoss(), device="cpu")
     torch.manual_seed(7)  # dropout
-    theirs.range_test(
-        their_loader, None, 1e-4, end_lr, steps, step_mode=mode, smooth_f=0, diverge_th=diverge
-    )
+    theirs.range_test(their_loader, None, *sweep, step_mode=mode, smooth_f=0, diverge_th=diverge)
     n = len(theirs.history["loss"])
     assert (n < steps) == (end_lr > 1)  # the large one diverges
     np.testing.assert_allclose(found.lr[:n], theirs.history["lr"], rtol=1e-6)
@@ -159,16 +149,7 @@ def a_training(disturb, **settings):
     calls = []
     hook = model[0].register_forward_hook(lambda *_: calls.append(1))
     model[1].eval(), model[2].register_forward_pre_hook(lambda *_: None)
-    seen = [
-        copy.deepcopy([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()]),
-        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        [m.training for m in model],
-        [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model],
-        [torch.get_rng_state(), np.random.get_state()[1], random.getstate()],
-        [batches.generator.get_state(), batches.dataset.transform.py_random.getstate()],
-    ]
-    disturb(model, optimizer, batches)
-    now = [
+    state = lambda: [
         [model.state_dict(), optimizer.state_dict(), scheduler.state_dict()],
         [p.grad for p in model.parameters()],
         [m.training for m in model],
@@ -176,7 +157,9 @@ def a_training(disturb, **settings):
         [torch.get_rng_state(), np.random.get_state()[1], random.getstate()],
         [batches.generator.get_state(), batches.dataset.transform.py_random.getstate()],
     ]
-    assert all(map(same, now, seen)), [same(a, b) for a, b in zip(now, seen, strict=True)]
+    before = copy.deepcopy(state())
+    disturb(model, optimizer, batches)
+    assert all(map(same, state(), before)), list(map(same, state(), before))
     hook.remove()
     train_on(model, optimizer, scheduler, batches)
     return [*model.state_dict().values()], optimizer.state_dict(), random.random(), torch.rand(3)
@@ -234,11 +217,7 @@ def test_seeds_draw_different_batches_and_each_is_repeatable():
     batches = loader()
     found = lr_range_test(model, optimizer, F.cross_entropy, batches, steps=8, seeds=(0, 1, 0))
     assert (found.loss[0] == found.loss[2]).all() and (found.loss[0] != found.loss[1]).all()
-    (
-        next(iter(batches)),
-        torch.rand(5),
-        np.random.rand(3),
-    )  # the caller's streams move on
+    next(iter(batches)), torch.rand(5), np.random.rand(3)  # the caller's streams move on
     again = lr_range_test(model, optimizer, F.cross_entropy, batches, steps=8, seeds=(1,))
     assert (again.loss[0] == found.loss[1]).all()
 
@@ -335,7 +314,7 @@ def test_what_cannot_be_restored_is_refused():
         run(locked)
     with pytest.raises(ValueError, match="no batch"):
         run([])
-    with pytest.raises(ValueError, match="val gave no batch"):
+    with pytest.raises(ValueError, match="no images to predict"):
         run(fixed_batches(), val=[])
     with pytest.raises(ValueError, match="no parameter of this model"):
         lr_range_test(net(), optimizer, F.cross_entropy, fixed_batches())
@@ -449,9 +428,7 @@ def test_accuracy_the_source_s_way(every):
     "loss, rule, message",
     [
         (lambda lr: np.full(100, 2.3), "steep", "never better.*lower start_lr"),
-        (lambda lr: np.full(100, 2.3), "minimum", "never better.*lower start_lr"),
-        (lambda lr: np.full(100, 2.3), "valley", "never better"),
-        (lambda lr: np.full(100, 2.3), "slide", "never better"),
+        (lambda lr: np.full(100, 2.3), "slide", "never better.*lower start_lr"),
         (lambda lr: 1 + lr, "steep", "never better.*lower start_lr"),
         (lambda lr: -np.sqrt(lr), "steep", "higher end_lr"),
         (lambda lr: -np.sqrt(lr), "minimum", "higher end_lr"),
@@ -462,7 +439,7 @@ def test_accuracy_the_source_s_way(every):
         (lambda lr: 0.5 * (np.arange(100.0) - 99) ** 2, "slide", "changes all the way"),
         (lambda lr: np.where(lr > 1.5e-5, np.nan, 2.0), "steep", "only 3 .*{0: 3}.*lower start_lr"),
         (lambda lr: np.full(100, np.nan), "slide", "only 0 steps have the loss"),
-        (fall, "accuracy", "only 0 steps have the accuracy.*logits"),
+        (fall, "accuracy", "only 0 steps have the accuracy"),
         (fall, "steepest", "expected one of steep, valley"),
     ],
 )
@@ -495,10 +472,10 @@ def test_it_says_when_the_rules_disagree():
     numbers = [v for v in found.suggestions().values() if isinstance(v, float)]
     assert len(numbers) == 4 and all(type(v) is float for v in numbers)
     ratio = max(numbers) / min(numbers)
-    assert found.disagreement(factor=ratio * 1.01) == ""
-    message = found.disagreement(factor=ratio * 0.99)
-    assert "disagree" in message and f"{ratio:.0f} times" in message
+    assert ratio > 10 and f"the rules disagree, {ratio:.0f} times: " in str(found)
     assert all(rule in str(found) for rule in ("steep", "valley", "minimum", "slide", "accuracy"))
+    narrow = synthetic(lambda lr: fall(lr) + (lr / 0.2) ** 4, lr=(1e-3, 10))
+    assert "disagree" not in str(narrow), str(narrow)
 
 
 def test_on_a_real_net_every_rule_speaks():

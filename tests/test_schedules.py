@@ -121,8 +121,8 @@ def test_no_schedule_answers_for_a_step_that_is_not_there(schedule, total):
     for t in (-1,) if total is None else (-1, total, total + 1):
         with pytest.raises(ValueError, match=f"t = {t} is no step"):
             schedule(t)
-    for t in (1.0, 0.5, "1", None, True):
-        with pytest.raises(TypeError, match="whole number"):
+    for t in (1.0, 0.5, "1", None):
+        with pytest.raises(TypeError, match="integer"):
             schedule(t)
     if total:
         assert math.isfinite(schedule(total - 1))
@@ -136,7 +136,6 @@ def test_no_schedule_answers_for_a_step_that_is_not_there(schedule, total):
         (lambda: triangular(0, 0.1, math.nan, 5), "peak"),
         (lambda: triangular(0, 0.1, 0.5, 5, "cosine"), "mode"),
         (lambda: one_cycle(0, 0, 1.0), "total"),
-        (lambda: one_cycle(0, 9.5, 1.0), "total"),
         (lambda: one_cycle(0, 10, 1.0, pct_start=30), "pct_start"),
         (lambda: one_cycle(0, 10, 1.0, pct_start=0.1), "no rise"),  # torch: ZeroDivisionError
         (lambda: one_cycle(0, 10, 1.0, anneal="exp"), "anneal"),
@@ -209,8 +208,10 @@ def test_dry_run_of_torch_schedulers():
     assert dry_run(ExponentialLR(adam, 0.9), 5).lr == pytest.approx(
         [0.1 * 0.9**t for t in range(5)]
     )
-    with pytest.raises(TypeError, match="losses"):
+    with pytest.raises(TypeError, match="metrics"):  # it follows the losses of a training
         dry_run(ReduceLROnPlateau(sgd()), 5)
+    with pytest.raises(TypeError, match="integer"):
+        one_cycle(0, 9.5, 1.0)
 
 
 def test_the_source_s_lambdas_give_absolute_rates_to_a_scheduler_that_multiplies():
