@@ -2,8 +2,8 @@
 
     python .github/links.py [FILE ...]
 
-Without files: all Markdown and all Markdown cells of the notebooks. Fails when a page is gone or its
-host does not answer. A host that answers but refuses machines (403, 429, ...) is named, no more.
+Without files: all Markdown and all Markdown cells of the notebooks. Fails when a page is gone or
+its host does not answer; a host that refuses machines (403, 429, ...) is only named.
 """
 
 import json
@@ -44,7 +44,7 @@ def addresses(paths: list[Path]) -> dict[str, list[str]]:
 
 
 def ask(address: str, tries: int = 3, timeout: float = 20.0, pause: float = 5.0) -> str:
-    """ "" where the page is there, "gone: ..." where it is not, "unsure: ..." where none can say."""
+    """Nothing where the page is there, "gone: ..." where not, "unsure: ..." where none can say."""
     headers = {"User-Agent": "Mozilla/5.0 (link check of a course)", "Accept": "*/*"}
     for left in reversed(range(tries)):
         try:
