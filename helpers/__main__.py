@@ -79,13 +79,16 @@ def parser():
     add = commands.add_parser
     run = add("run", help="execute the notebooks into build/")
     publish = add("publish", help="execute the notebooks and keep what came out in notebooks/")
+    test = add("test", help="pytest over tests/ and all notebooks; further arguments go to pytest")
+    test.add_argument("--all", action="store_true", help="the slow tests as well")
     for command in (run, publish):
-        command.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"], default="smoke")
         command.add_argument("--only", metavar="03", help="one notebook")
+    for command in (run, publish, test):
+        command.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"], default="smoke")
     train = add("train", help="train the net, also by torchrun, in one process or several")
     train.add_argument("--profile", choices=["smoke", "cpu", "full", "auto"],
                        help="take width, epochs, batch and images from it")  # fmt: skip
-    for command in (run, publish, train):
+    for command in (run, publish, train, test):
         command.add_argument("--data", type=data_source, default="auto", metavar="SOURCE",
                              help="auto, shapes, cifar10 or folder:PATH")  # fmt: skip
         command.add_argument("--seed", type=seed, default="0")
@@ -111,8 +114,6 @@ def parser():
     measure.add_argument("--data", type=data_source, default="cifar10", metavar="SOURCE")
     measure.add_argument("--limit", type=positive, help="at most so many images of each part")
     measure.add_argument("--out", type=Path, metavar="DIR", help="default: images/results")
-    test = add("test", help="pytest over tests/ and all notebooks; further arguments go to pytest")
-    test.add_argument("--all", action="store_true", help="the slow tests as well")
     add("lab", help="open JupyterLab on notebooks/; further arguments go to it")
     add("doctor", help="what a bug report needs")
     return top
@@ -168,13 +169,7 @@ def test(options, rest):
     own = [] if any(Path(a.split("::")[0]).exists() for a in rest) else ["tests", "notebooks"]
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
     command += ["--durations=8"] + (["-m", ""] if options.all else []) + own + rest
-    told = {
-        "COURSE_PROFILE": "smoke",
-        "COURSE_DATA": "shapes",
-        "COURSE_SEED": "0",
-        "COURSE_RUN": "1",
-    }
-    return environment.call(command, ROOT, told)
+    return environment.call(command, ROOT, choice(options))
 
 
 def lab(options, rest):

@@ -19,6 +19,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT
 
 REPOSITORY = "OWNER/REPO"  # the public address; `python3 -m helpers publish --repository` sets it
+VERSION = "0.1.0"  # of the release that Colab fetches, by its tag v0.1.0; CONTRIBUTING says how
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
@@ -42,23 +43,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = "OWNER/REPO"
+REPOSITORY, TAG = "OWNER/REPO", "v0"
 places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / REPOSITORY.split("/")[1]]
 course = next((p for p in places if (p / "helpers" / "environment.py").is_file()), None)
 if course is None:
     course = places[-1]
-    clone = ["git", "clone", "--depth=1", f"https://github.com/{REPOSITORY}", str(course)]
+    address = f"https://github.com/{REPOSITORY}"
+    clone = ["git", "clone", "--depth=1", f"--branch={TAG}", address, str(course)]
     try:
         quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
         subprocess.run(clone, check=True, capture_output=True, text=True, env=quiet)
+        print(f"Fetched {address} {TAG} into {course.name}/")
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        raise RuntimeError(f"No course here, and fetching it failed: {reason}") from None
+        raise RuntimeError(f"No course here, and fetching its {TAG} failed: {reason}") from None
 if str(course) not in sys.path:
     sys.path.insert(0, str(course))
 from helpers import environment
 
-environment.bootstrap()""".replace("OWNER/REPO", REPOSITORY)
+environment.bootstrap()""".replace('"OWNER/REPO", "v0"', f'"{REPOSITORY}", "v{VERSION}"')
 
 
 class CourseError(Exception):
@@ -288,6 +291,8 @@ def bootstrap() -> None:
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network at import
     check_python()
+    if not REQUIREMENTS.is_file():  # this kernel imported `helpers` from where the course was
+        raise CourseError(f"The course has left {ROOT}: restart the kernel, and it is found again.")
     done = complete(skip=TOOLS)
     if done:
         print("Installed into this kernel: " + ", ".join(done))

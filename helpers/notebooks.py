@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from helpers.environment import ROOT, CourseError
+from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, ROOT, CourseError
 
 BUILD = ROOT / "build"
 PROFILES = ("smoke", "cpu", "full")  # from small to large
@@ -216,30 +217,60 @@ def stale(paths: list[Path]) -> list[str]:
     ]
 
 
-def set_repository(old: str, new: str, root: Path = ROOT) -> list[str]:
-    """Write the public address into badges, bootstrap cells and texts; the files that changed."""
+def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
+    """Apply `edit` to the prose and to every cell's source; the files that changed.
+
+    For edits that change no output: where the stored outputs belonged to the cells, they still do.
+    """
     changed = []
     names = ("README.md", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md")
     texts = [root / name for name in names if (root / name).is_file()]
     for path in [*texts, *sorted((root / "notebooks").glob("*.md"))]:
         text = path.read_text(encoding="utf-8")
-        if old in text:
-            path.write_text(text.replace(old, new), encoding="utf-8")
+        if edit(text) != text:
+            path.write_text(edit(text), encoding="utf-8")
             changed.append(path.name)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         fresh = notebook.metadata.get("course", {}).get("digest") == code_digest(notebook)
+        sources = [cell.source for cell in notebook.cells]
         for cell in notebook.cells:
-            if old in cell.source:
-                cell.source = cell.source.replace(old, new)
-                changed.append(path.name)
-        if fresh:  # the address changes no output
-            notebook.metadata["course"]["digest"] = code_digest(notebook)
-        _write(path, notebook)
+            cell.source = edit(cell.source)
+        if sources != [cell.source for cell in notebook.cells]:
+            if fresh:
+                notebook.metadata["course"]["digest"] = code_digest(notebook)
+            _write(path, notebook)
+            changed.append(path.name)
+    return changed
+
+
+def set_repository(old: str, new: str, root: Path = ROOT) -> list[str]:
+    """Write the public address into badges, bootstrap cells and texts; the files that changed."""
     own = root / "helpers" / "environment.py"
     text = own.read_text(encoding="utf-8")
     own.write_text(text.replace(f'\nREPOSITORY = "{old}"', f'\nREPOSITORY = "{new}"', 1), "utf-8")
-    return [*dict.fromkeys(changed), own.name]
+    return [*edit_all(lambda text: text.replace(old, new), root), own.name]
+
+
+def set_version(old: str, new: str, root: Path = ROOT) -> list[str]:
+    """Write the version whose tag Colab opens and fetches; the files that changed."""
+    own = root / "helpers" / "environment.py"
+    text = own.read_text(encoding="utf-8")
+    own.write_text(text.replace(f'\nVERSION = "{old}"', f'\nVERSION = "{new}"', 1), "utf-8")
+    places = ("/blob/v{}/notebooks/", f'{REPOSITORY}", "v{{}}"', "\nversion: {}\n")
+
+    def edit(text: str) -> str:
+        for place in places:
+            text = text.replace(place.format(old), place.format(new))
+        return text
+
+    return [*edit_all(edit, root), own.name]
+
+
+def renew_first_cells(root: Path = ROOT) -> list[str]:
+    """Put `environment.BOOTSTRAP_CELL` into every notebook; the files that changed."""
+    first_line = BOOTSTRAP_CELL.split("\n")[0]
+    return edit_all(lambda text: BOOTSTRAP_CELL if text.startswith(first_line) else text, root)
 
 
 def _portable(text: str) -> str:

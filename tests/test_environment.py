@@ -261,8 +261,8 @@ def test_the_first_cell_finds_the_course(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script stands in for git")
-def test_the_first_cell_fetches_the_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On Colab there is only the notebook. Without git or network, one sentence says so."""
+def test_the_first_cell_cannot_fetch_the_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only the notebook is there, and no network: one sentence says so."""
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     git.write_text("#!/bin/sh\necho could not resolve host >&2; exit 128\n")
@@ -271,16 +271,61 @@ def test_the_first_cell_fetches_the_course(tmp_path: Path, monkeypatch: pytest.M
     empty = tmp_path / "content"
     empty.mkdir()
     failed = ask(Path(sys.executable), empty, environment.BOOTSTRAP_CELL)
-    assert "fetching it failed: could not resolve host" in failed.stderr.strip().splitlines()[-1]
-    print_it = 'print(\\"fetched\\")'
-    make = (
-        f'mkdir -p "$4/helpers"; echo "def bootstrap(): {print_it}" > "$4/helpers/environment.py"'
-    )
-    git.write_text(f"#!/bin/sh\n{make}\n")
-    for _ in range(2):  # the second time it is there already
-        done = ask(Path(sys.executable), empty, environment.BOOTSTRAP_CELL)
-        assert done.stdout == "fetched\n", done.stderr
-        git.write_text("#!/bin/sh\nexit 1\n")
+    assert "failed: could not resolve host" in failed.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only the notebook is there: its first cell fetches the tag, once, and finds it afterwards.
+
+    A repository on this disk stands in for the public one, empty modules for torch.
+    """
+    fake, work, content = (tmp_path / name for name in ("fake", "work", "content"))
+    for name in ("google/colab", "torch", "torchvision"):
+        (fake / name).mkdir(parents=True)
+        (fake / name / "__init__.py").touch()
+    bare = tmp_path / "public" / environment.REPOSITORY
+    for folder in (work / "helpers", content, bare.parent):
+        folder.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "helpers" / "__init__.py", work / "helpers")
+    shutil.copy(REPOSITORY / "helpers" / "environment.py", work / "helpers")
+    (work / "requirements.txt").write_text("numpy>=1\n")
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=work, check=True, capture_output=True)
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    git("clone", "--bare", str(work), str(bare))
+    monkeypatch.setenv("PYTHONPATH", str(fake))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{(tmp_path / 'public').as_uri()}/.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/")
+    tag, name = f"v{environment.VERSION}", environment.REPOSITORY.split("/")[1]
+    cell = "import google.colab\n" + environment.BOOTSTRAP_CELL
+    python = Path(sys.executable)
+
+    untagged = ask(python, content, cell)
+    assert f"fetching its {tag} failed: " in untagged.stderr
+    assert f"{tag} not found" in untagged.stderr and not list(content.iterdir())
+    subprocess.run(["git", "tag", tag], cwd=bare, check=True)
+    fetched = ask(python, content, f"{cell}\n{cell}")  # twice: as good as once
+    address = f"https://github.com/{environment.REPOSITORY}"
+    assert fetched.stdout == f"Fetched {address} {tag} into {name}/\n", fetched.stderr
+    bare.rename(tmp_path / "gone")  # no network
+    assert ask(python, content, cell).stdout == ask(python, content, cell).stderr == ""
+
+    (content / name).rename(content / "mine")
+    inside = content / "mine" / "notebooks"
+    inside.mkdir()
+    renamed = ask(python, inside, cell)
+    assert (renamed.stdout, renamed.returncode) == ("", 0), renamed.stderr
+    move = f"\nimport os; os.rename({str(content / 'mine')!r}, {str(content / 'other')!r})\n"
+    if os.name != "nt":  # which holds on to the folder a program works in
+        moved = ask(python, inside, cell + move + cell)
+        assert "restart the kernel" in moved.stderr.strip().splitlines()[-1]
 
 
 def test_environment_yml_delegates():

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,38 @@ def test_the_address_is_written_everywhere(tmp_path: Path):
     assert notebooks.stale([path]) == []
 
 
+def test_a_release_is_written_everywhere(tmp_path: Path):
+    """Badges, the tag that is fetched, the citation; outputs stay valid only where they were."""
+    for name in ("helpers", "notebooks"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "helpers" / "environment.py", tmp_path / "helpers")
+    for name in ("README.md", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path)
+    badge = f"/{environment.REPOSITORY}/blob/v{environment.VERSION}/notebooks/01_x.ipynb"
+    for name, digest in (("01_x.ipynb", None), ("02_y.ipynb", "stale")):
+        notebook = nbformat.v4.new_notebook()
+        code = nbformat.v4.new_code_cell(environment.BOOTSTRAP_CELL)
+        notebook.cells = [nbformat.v4.new_markdown_cell(badge), code]
+        notebook.metadata["course"] = {"digest": digest or notebooks.code_digest(notebook)}
+        nbformat.write(notebook, tmp_path / "notebooks" / name)
+    files = notebooks.set_version(environment.VERSION, "9.8.7", tmp_path)
+    assert files == ["README.md", "CITATION.cff", "01_x.ipynb", "02_y.ipynb", "environment.py"]
+    assert '\nVERSION = "9.8.7"  #' in (tmp_path / "helpers" / "environment.py").read_text("utf-8")
+    assert "\nversion: 9.8.7\n" in (tmp_path / "CITATION.cff").read_text("utf-8")
+    assert (tmp_path / "README.md").read_text("utf-8").count("/blob/v9.8.7/notebooks/") == 7
+    paths = sorted((tmp_path / "notebooks").glob("*"))
+    for path in paths:
+        cells = nbformat.read(path, as_version=4).cells
+        assert "/blob/v9.8.7/notebooks/" in cells[0].source
+        assert f'"{environment.REPOSITORY}", "v9.8.7"' in cells[1].source
+    assert notebooks.stale(paths) == ["02_y.ipynb"]
+
+    assert notebooks.renew_first_cells(tmp_path) == ["01_x.ipynb", "02_y.ipynb"]
+    assert nbformat.read(paths[0], as_version=4).cells[1].source == environment.BOOTSTRAP_CELL
+    assert notebooks.stale(paths) == ["02_y.ipynb"]
+    assert notebooks.renew_first_cells(tmp_path) == []
+
+
 def test_the_address_must_be_one(place: Path, capsys):
     write(place, "01_x.ipynb", "1")
     assert cli.main(["publish", "--repository", "https://example.org"]) == 1
@@ -249,12 +282,13 @@ def test_test_passes_arguments_on(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(environment, "complete", lambda path: [])
     monkeypatch.setattr(environment, "call", lambda *arguments: called.append(arguments))
     cli.main(["test"])
-    cli.main(["test", "--all", "-k", "word", "tests/test_main.py"])
-    (first, where, told), (second, _, _) = called
+    cli.main(["test", "--all", "-k", "word", "tests/test_main.py", "--profile", "full"])
+    (first, where, told), (second, _, larger) = called
     assert first[-2:] == ["tests", "notebooks"] and "-m" not in first[3:]
     assert second[-3:] == ["-k", "word", str(ROOT / "tests" / "test_main.py")]
     assert second[second.index("-m", 3) + 1] == ""
-    assert where == ROOT and (told["COURSE_PROFILE"], told["COURSE_DATA"]) == ("smoke", "shapes")
+    assert where == ROOT and (told["COURSE_PROFILE"], told["COURSE_DATA"]) == ("smoke", "auto")
+    assert larger["COURSE_PROFILE"] == "full"
 
 
 def test_train_takes_the_profile_where_nothing_is_said(tmp_path: Path, monkeypatch):

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from helpers.environment import BOOTSTRAP_CELL, REPOSITORY
+from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, VERSION
 from helpers.notebooks import code_digest
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -68,7 +68,7 @@ def test_opens_with_the_one_bootstrap_cell(notebook: NotebookNode):
 def test_opens_with_title_and_badge(path: Path, notebook: NotebookNode):
     first = notebook.cells[0]
     assert first.cell_type == "markdown" and re.match(rf"# {path.name[:2]} \S", first.source)
-    assert f"/github/{REPOSITORY}/blob/main/notebooks/{path.name})" in prose(notebook)
+    assert f"/github/{REPOSITORY}/blob/v{VERSION}/notebooks/{path.name})" in prose(notebook)
 
 
 def test_has_its_sections_in_order(notebook: NotebookNode):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.environment import REPOSITORY
+from helpers.environment import REPOSITORY, VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ["helpers", "tests", "notebooks", "conftest.py"]
+CODE = ["helpers", "tests", "notebooks", "conftest.py", ".github"]
 TEXTS = [p for p in [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *(ROOT / "notebooks").glob("*.md")]]
 
 
@@ -27,6 +27,8 @@ def test_one_public_address(path: Path):
     text = path.read_text("utf-8")
     for found in re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob", text):
         assert found == REPOSITORY
+    for found in re.findall(r"colab\.research\.google\.com/\S+?/blob/([^/]+)/", text):
+        assert found == f"v{VERSION}"  # notebook and helpers of one release
     for found in re.findall(r"git clone https://github\.com/([\w.-]+/[\w.-]+)", text):
         assert found.removesuffix(".git") == REPOSITORY
 
@@ -48,3 +50,29 @@ def test_nothing_heavy():
     for folder in ("helpers", "tests", "notebooks", "images"):
         for path in (ROOT / folder).rglob("*"):
             assert not path.is_file() or path.stat().st_size < 1_500_000, path
+
+
+def test_the_repository_is_small():
+    """What a learner fetches. The notebooks' outputs are most of it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("no git repository: which files belong to it is not known")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 50
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 15_000_000
+
+
+def test_one_version():
+    """The tag Colab fetches, the citation and the newest change are of one release."""
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert cited[1] == changes[1] == VERSION
+
+
+def test_every_requirement_says_why():
+    """And what would take its place, so that a dead package costs a day and not a month."""
+    for name in ("requirements.txt", "tests/requirements.txt"):
+        for line in (ROOT / name).read_text("utf-8").splitlines():
+            if re.match(r"\w", line):
+                assert len(line.partition("#")[2].split()) >= 2, line
+                assert re.search(r"; else\b", line), line
