@@ -136,8 +136,9 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
                 shown, told = _shown(text, bool(heading))
                 if skipped:
                     continue
-                if heading or shown:
-                    kind = "slide" if heading and len(level) < 3 else "subslide"
+                opens = heading and len(level) < 3
+                if opens or shown:  # a bare ### stands above the code that follows anyway
+                    kind = "slide" if opens else "subslide"
                     top = heading or f"### {section}"
                     add(kind, new_markdown_cell("\n\n".join([top, *map(with_formulas, shown)])))
                 if told:

@@ -61,9 +61,11 @@ def test_students_get_all_the_rest(lesson):
     edition = editions.student_edition(lesson)
     code = lambda notebook: [(c.source, c.id) for c in notebook.cells if c.cell_type == "code"]
     assert code(edition) == code(lesson)
-    for tag in ("exercise",):
-        tagged = [[tag in c.metadata.get("tags", []) for c in n.cells] for n in (lesson, edition)]
-        assert sum(tagged[0]) == sum(tagged[1]) >= 4
+    exercises = [
+        [c.source for c in n.cells if "exercise" in c.metadata.get("tags", [])]
+        for n in (lesson, edition)
+    ]
+    assert exercises[0] == exercises[1] and len(exercises[1]) >= 4
     assert sources(edition).count("<summary>Hint") == sources(lesson).count("<summary>Hint") > 0
     assert re.findall(r"^#+ .*", sources(edition), re.M) == re.findall(
         r"^#+ .*", sources(lesson), re.M
@@ -201,6 +203,8 @@ def small_lesson() -> NotebookNode:
         exercise,
         new_markdown_cell("<details><summary>Hint</summary>\n\nHidden hint.\n\n</details>"),
         new_markdown_cell("### A subsection\n\nText."),
+        new_markdown_cell("### Bare"),
+        new_code_cell("print(3)", outputs=[new_output("stream", text="three\n")]),
         new_markdown_cell("## Exercises\n\n### Exercise 1\n\nHidden task."),
         new_markdown_cell("## Further reading\n\nHidden paper."),
     ]  # fmt: skip
@@ -212,7 +216,7 @@ def test_the_rules_of_the_slides():
     told = [(c.metadata["slideshow"]["slide_type"], c.source) for c in deck.cells]
     kinds = [kind for kind, _ in told]
     assert kinds == ["slide", "slide", "slide", "notes", "subslide", "notes", "-", "notes",
-                     "subslide", "-", "notes", "subslide", "subslide"]  # fmt: skip
+                     "subslide", "-", "notes", "subslide", "subslide", "subslide", "-"]  # fmt: skip
     assert told[2][1].startswith("## 1 A part\n\nThe idea <img") and "x_1" in told[2][1]
     assert "- a list\n\n```py\n# no heading\n\nx = 1\n```" in told[2][1]
     assert told[3][1] == "The teacher's words."
@@ -221,6 +225,7 @@ def test_the_rules_of_the_slides():
     assert (told[6][1], told[7][1], told[9][1]) == ("", "quiet = 1", "print(2)")
     assert told[11][1] == "### 1 A part\n\n**Predict.** How many?"
     assert told[12][1] == "### A subsection\n\nText."
+    assert told[13][1] == "### Bare"
     text = " ".join(source for _, source in told)
     assert "Hidden" not in text and "answer" not in text and "bootstrap" not in text
 
@@ -235,11 +240,11 @@ def test_slides_are_made_at_conversion_and_stored_nowhere(tmp_path):
 def test_a_page_of_slides(tmp_path):
     nbformat.write(small_lesson(), tmp_path / "09_lesson.ipynb")
     assert editions.write_slides([tmp_path / "09_lesson.ipynb"], tmp_path / "out") == {
-        "09_lesson": 7
+        "09_lesson": 8
     }
     (file,) = (tmp_path / "out").iterdir()
     page = Page(file.read_text(encoding="utf-8"))
-    assert file.name == "09_lesson.slides.html" and len(page.sections) == 7
+    assert file.name == "09_lesson.slides.html" and len(page.sections) == 8
     assert [i["alt"] for i in page.images] == ["x_1", "A line."]
     assert all(address.startswith("data:") for address in page.loaded)  # nothing from a network
 
