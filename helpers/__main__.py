@@ -93,9 +93,13 @@ def parser():
                              help="auto, shapes, cifar10 or folder:PATH")  # fmt: skip
         command.add_argument("--seed", type=seed, default="0")
     publish.add_argument("--force", action="store_true", help="replace a larger profile's outputs")
-    publish.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
-    publish.add_argument("--readme", action="store_true", help="only write the README's results")
-    publish.add_argument("--repository", metavar="OWNER/NAME", help="only write this address")
+    instead = publish.add_mutually_exclusive_group()  # of executing and keeping
+    instead.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
+    instead.add_argument("--student", type=Path, metavar="DIR", help="write them without solutions")
+    instead.add_argument("--slides", type=Path, metavar="DIR", help="write slides of each lesson")
+    instead.add_argument("--readme", action="store_true", help="only write the README's results")
+    instead.add_argument("--repository", metavar="OWNER/NAME", help="only write this address")
+    instead.add_argument("--version", metavar="1.2.3", help="only write this version")
     train.add_argument("--recipe", choices=["source", "course", "speedrun"], default="course")
     train.add_argument("--width", type=positive, help="channels of the stem, 64 in the course")
     train.add_argument("--epochs", type=positive, help="default: the recipe's")
@@ -135,30 +139,49 @@ def choice(options):
 
 
 def publish(options, rest):
-    from helpers import notebooks
+    from helpers import editions, publishing
 
     paths = choose(options.only)
     if options.repository:
         if not re.match(r"[\w.-]+/[\w.-]+$", options.repository):
             raise CourseError(f"--repository {options.repository}: expected OWNER/NAME.")
-        files = notebooks.set_repository(environment.REPOSITORY, options.repository)
+        files = publishing.set_repository(environment.REPOSITORY, options.repository)
         print(f"{options.repository} is now the address in: {', '.join(files)}")
+        return 0
+    if options.version:
+        if not re.match(r"\d+\.\d+\.\d+$", options.version):
+            raise CourseError(f"--version {options.version}: expected three numbers, as in 0.2.0.")
+        files = publishing.set_version(environment.VERSION, options.version)
+        print(f"{options.version} is now the version in: {', '.join(files)}")
         return 0
     if options.readme:
         from helpers import results
 
         results.write_readme()
         return 0
-    if options.check:
-        old = notebooks.stale(paths)
+    if options.student:
+        editions.write_student(paths, options.student)
+        print(f"{len(paths)} notebooks without solutions are in {options.student}")
+        return 0
+    if options.check or options.slides:
+        old = publishing.stale(paths)
         for name in old:
             print(f"{name}: its outputs are not those of its code cells; publish it again")
+    if options.check:
+        for path in paths:
+            if changed := publishing.changed_helpers(path):
+                print(f"{path.name}: its outputs are older than {', '.join(changed)}")
         return int(bool(old))
+    if options.slides:
+        for name, count in editions.write_slides(paths, options.slides).items():
+            print(f"{name}: {count} slides")
+        print(f"They are in {options.slides}, for any browser, and need no network")
+        return 0
     if options.profile == "auto":
         from helpers.session import choose_profile
 
         options.profile = choose_profile("auto").name
-    outcomes = notebooks.publish(paths, options.profile, choice(options), BUILD, options.force)
+    outcomes = publishing.publish(paths, options.profile, choice(options), BUILD, options.force)
     return int(any(outcome.error for outcome in outcomes))
 
 

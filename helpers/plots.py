@@ -7,11 +7,14 @@ black and white.
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -19,7 +22,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+DASHES = ("-", "--", "-.", ":", (0, (10, 3)), (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4)))
+MARKERS = "osD^vPX"
 
 STYLE = {
     "font.size": 12,  # readable from the last row of a classroom
@@ -29,9 +33,6 @@ STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.axisbelow": True,
-    "lines.linewidth": 2,
-    "legend.frameon": False,
-    "image.interpolation": "nearest",
 }
 
 
@@ -58,7 +59,7 @@ class Picture:
         Path(path).write_bytes(self.png(dpi))
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        # JupyterLab ignores `alt` in the metadata, nbconvert reads it: the text goes to both.
+        # JupyterLab ignores `alt` in the metadata, the slides read it: the text goes to both.
         png = base64.b64encode(self.png()).decode()
         width = round(self.figure.get_figwidth() * 72)
         return {"image/png": png, "text/plain": self.alt}, {
@@ -77,7 +78,30 @@ def label(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> None:
     """Title and axis labels (with units), and a legend where several lines need names."""
     ax.set(title=title, xlabel=x, ylabel=y)
     if legend:
-        ax.legend()
+        ax.legend(fontsize=11)
+
+
+def series(named: dict, marked: bool = False) -> Iterator[tuple[str, Any, dict]]:
+    """(name, value, style) of each line or group of points: all colours differ, and all dashes and
+    markers, since some readers see no colours."""
+    if len(named) > len(COLORS):
+        raise ValueError(f"{len(named)} lines, and at most {len(COLORS)} can be told apart")
+    for (name, value), color, dash, marker in zip(
+        named.items(), COLORS, DASHES, MARKERS, strict=False
+    ):
+        style = {"color": color, "linestyle": dash, "linewidth": 2, "label": name}
+        yield name, value, style | ({"marker": marker, "markersize": 5} if marked else {})
+
+
+def band(ax: Axes, xs: np.ndarray, ys: np.ndarray, style: dict) -> None:
+    """From the lowest to the highest of ys (seeds, n), in the colour of their line."""
+    ax.fill_between(xs, ys.min(0), ys.max(0), color=style["color"], alpha=0.2, linewidth=0)
+
+
+def percent(*axes: Axis) -> None:
+    """Ticks of shares in per cent."""
+    for axis in axes:
+        axis.set_major_formatter("{x:.0%}")
 
 
 def given(guess: float | None) -> bool:
@@ -97,7 +121,7 @@ def note_guess(
     if guess is None:
         place = {"transform": ax.transAxes, "ha": "right", "va": "top"}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        ax.text(1, 1, "no guess written", color="0.4", size=9, bbox=box, **place)
+        ax.text(1, 1, "no guess written", color="0.4", size=10, bbox=box, **place)
         return " No guess was written."
     (ax.axhline if horizontal else ax.axvline)(guess, color=BLACK, linestyle=":", label=name)
     return f" The guess was {guess:g}."
@@ -136,7 +160,7 @@ def image_grid(
 
 
 def curves(
-    series: dict[str, tuple],
+    lines: dict[str, tuple],
     title: str,
     x: str,
     y: str,
@@ -150,17 +174,17 @@ def curves(
     `ys` may be (seeds, n): then the mean is drawn, with a band from the lowest to the highest seed.
     """
     figure, ax = new_figure(height=4)
-    for (name, (xs, ys)), color, dash in zip(series.items(), COLORS, DASHES, strict=False):
+    for _, (xs, ys), style in series(lines):
         ys = np.atleast_2d(np.asarray(ys, dtype=float))
-        ax.plot(xs, ys.mean(0), color=color, linestyle=dash, label=name)
+        ax.plot(xs, ys.mean(0), **style)
         if len(ys) > 1:
-            ax.fill_between(xs, ys.min(0), ys.max(0), color=color, alpha=0.2, linewidth=0)
+            band(ax, xs, ys, style)
     if log_x:
         ax.set_xscale("log")
     if limits:
         ax.set_ylim(*limits)
     alt += note_guess(ax, guess)
-    label(ax, title, x, y, legend=len(series) > 1 or given(guess))
+    label(ax, title, x, y, legend=len(lines) > 1 or given(guess))
     return Picture(figure, alt)
 
 
@@ -200,12 +224,11 @@ def schedules(
     panels = {"learning rate": lrs} | ({"momentum": momentum} if momentum else {})
     figure, axes = new_figure(len(panels), 1, height=3 + len(panels), sharex=True, squeeze=False)
     for ax, (y, lines) in zip(axes.flat, panels.items(), strict=True):
-        for (name, values), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
-            marker = "o" if len(values) < 40 else None
-            ax.plot(values, color=color, linestyle=dash, marker=marker, markersize=4, label=name)
+        for _, values, style in series(lines, marked=max(map(len, lines.values())) < 40):
+            ax.plot(values, **style)
         ax.set_ylabel(y)
     if len(lrs) > 1:  # beside the panel: wherever it stood inside, it would hide some line
-        axes.flat[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.flat[0].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
     axes.flat[0].set_title(title)
     axes.flat[-1].set_xlabel(x)
     return Picture(figure, alt)
@@ -259,10 +282,10 @@ def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: st
     """The learning rate of each epoch above, accuracies (0..1) of the same epochs below."""
     figure, (top, bottom) = new_figure(2, 1, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
-    for (name, values), color, dash in zip(accuracy.items(), COLORS, DASHES, strict=False):
-        bottom.plot(values, color=color, linestyle=dash, marker="o", markersize=4, label=name)
+    for _, values, style in series(accuracy, marked=True):
+        bottom.plot(values, **style)
     label(top, title, "", "learning rate")
-    bottom.yaxis.set_major_formatter("{x:.0%}")
+    percent(bottom.yaxis)
     label(bottom, "", "epoch index", "accuracy", legend=True)
     ends = ", ".join(f"{name} ends at {values[-1]:.1%}" for name, values in accuracy.items())
     return Picture(
@@ -277,14 +300,14 @@ def equal_budget(
     seeds, band: lowest to highest seed."""
     figure, axes = new_figure(1, 2, width=11, height=4.4, sharey=True)
     for ax, part, name in zip(axes, (training, held_out), ("training", "held-out"), strict=True):
-        for (line, values), color, dash in zip(part.items(), COLORS, DASHES, strict=False):
-            done = range(1, values.shape[1] + 1)
-            ax.plot(done, values.mean(0), color=color, linestyle=dash, marker="o", label=line)
-            ax.fill_between(done, values.min(0), values.max(0), color=color, alpha=0.18, lw=0)
+        for _, values, style in series(part, marked=True):
+            done = np.arange(1, values.shape[1] + 1)
+            ax.plot(done, values.mean(0), **style)
+            band(ax, done, values, style)
         ax.set_xticks(done)
-        ax.yaxis.set_major_formatter("{x:.0%}")
+        percent(ax.yaxis)
         label(ax, f"{name} images", "epochs done", f"{name} accuracy")
-    axes[0].legend()
+    axes[0].legend(fontsize=11)
     figure.suptitle(title, fontsize=13)
     ends = ", ".join(f"{name} {values[:, -1].mean():.1%}" for name, values in held_out.items())
     return Picture(figure, f"{title}: training left, held-out right. Held out at the end: {ends}.")
@@ -304,13 +327,11 @@ def accuracy_curves(
     figure, axes = new_figure(1, len(runs), 6 + 3 * len(runs), 4.4, sharey=True, squeeze=False)
     ends = []
     for ax, (run, lines) in zip(axes.flat, runs.items(), strict=True):
-        for (name, values), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
-            epochs = np.arange(1, len(values) + 1)
-            marker = "o" if color == BLUE else "s"
-            ax.plot(epochs, values, dash, color=color, marker=marker, markersize=4, label=name)
+        for name, values, style in series(lines, marked=True):
+            ax.plot(np.arange(1, len(values) + 1), values, **style)
             ends.append(f"{run}, {name} {values[-1]:.1%} after {len(values)} epochs")
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        ax.yaxis.set_major_formatter("{x:.0%}")
+        percent(ax.yaxis)
         if ax is axes.flat[0]:
             told = note_guess(ax, guess)
         label(ax, run, "epochs done", "accuracy" if ax is axes.flat[0] else "", legend=True)
@@ -321,8 +342,9 @@ def accuracy_curves(
 def layer_ratios(ratios: dict[str, dict[str, float]], title: str, rule: float) -> Picture:
     """Named positive ratios, one value a layer, logarithmic axis; `rule`: a value to expect."""
     figure, ax = new_figure(height=4.6)
-    for (name, values), color, marker in zip(ratios.items(), COLORS, "os^", strict=False):
-        ax.plot(list(values.values()), list(values), marker, color=color, markersize=8, label=name)
+    for _, values, style in series(ratios, marked=True):
+        style |= {"linestyle": "none", "markersize": 8}
+        ax.plot(list(values.values()), list(values), **style)
     ax.axvline(rule, color=BLACK, linestyle=":", label=f"rule of thumb for updates, {rule:g}")
     ax.invert_yaxis()
     ax.set_xscale("log")
@@ -342,7 +364,7 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
         ax.plot(np.mean(values), row, "|", color=RED, markersize=22, markeredgewidth=3)
     ax.set_yticks(range(len(results)), list(results))
     ax.set_ylim(len(results) - 0.5, -0.5)
-    ax.xaxis.set_major_formatter("{x:.0%}")
+    percent(ax.xaxis)
     label(ax, title, x, "")
     means = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in results.items())
     return Picture(figure, f"{title}: a dot for each seed, a bar at the mean. Means: {means}.")
@@ -371,7 +393,7 @@ def range_test(
         for (rule, lr), color, dash in marks:
             ax.axvline(lr, color=color, linestyle=dash, label=f"{rule}: {lr:.2g}")
     axes[0].set_xscale("log")
-    axes[1].yaxis.set_major_formatter("{x:.0%}")
+    percent(axes[1].yaxis)
     note = note_guess(axes[0], guess, horizontal=False)
     label(axes[0], f"{title}, seeds: {len(found.seeds)}", "", "loss of the batch (nats)")
     label(axes[1], "", "learning rate (log scale)", "accuracy of the batch")
@@ -390,11 +412,10 @@ def smoothing_lag(
 ) -> Picture:
     """Curves (n,) over lr (n,), log axis; a mark of the same colour where each falls fastest."""
     figure, ax = new_figure(height=4.2)
-    for (name, values), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
-        text = f"{name}: steepest at {steepest[name]:.2g}"
-        ax.plot(lr, values, color=color, linestyle=dash, label=text)
+    for name, values, style in series(lines):
+        ax.plot(lr, values, **style | {"label": f"{name}: steepest at {steepest[name]:.2g}"})
         height = np.interp(np.log(steepest[name]), np.log(lr), values)
-        ax.plot(steepest[name], height, "o", color=color, markersize=10)
+        ax.plot(steepest[name], height, "o", color=style["color"], markersize=10)
     ax.set_xscale("log")
     label(ax, title, "learning rate (log scale)", "loss", legend=True)
     points = ", ".join(f"{name} steepest at {x:.2g}" for name, x in steepest.items())
@@ -408,7 +429,7 @@ def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title
     ax.plot(lr, accuracy, color=BLUE, marker="o" if len(lr) < 60 else None)
     ax.set_ylim(0, max(0.3, 1.1 * accuracy.max()))
     ax.axvline(pick, color=RED, linestyle="--", label=f"steepest rise: {pick:.2g}")
-    ax.yaxis.set_major_formatter("{x:.0%}")
+    percent(ax.yaxis)
     label(ax, title, "learning rate (linear scale)", "held-out accuracy", legend=True)
     best = f"the best is {accuracy.max():.1%} at {lr[accuracy.argmax()]:.2g}"
     return Picture(figure, f"{title}: {best}; the steepest rise is at {pick:.2g}.")
@@ -421,17 +442,16 @@ def same_training(
     NaN where a run had broken off. guess: of the accuracy, 0..1."""
     figure, (left, right) = new_figure(1, 2, width=11, height=4.2)
     ends = []
-    for (name, history), color, dash in zip(histories.items(), COLORS, DASHES, strict=False):
+    for name, history, style in series(histories, marked=True):
         loss, accuracy = ([epoch[k] for epoch in history] for k in ("loss", "val_accuracy"))
         broken = not np.isfinite(loss[-1])
-        text = f"{name} (broke off)" if broken else name
         done = range(1, len(history) + 1)
-        left.plot(done, loss, color=color, linestyle=dash, marker="o", label=text)
-        right.plot(done, accuracy, color=color, linestyle=dash, marker="o")
+        left.plot(done, loss, **style | {"label": f"{name} (broke off)" if broken else name})
+        right.plot(done, accuracy, **style | {"label": None})
         ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
     left.set_ylim(top=min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
     right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
-    right.yaxis.set_major_formatter("{x:.0%}")
+    percent(right.yaxis)
     note = note_guess(right, guess)
     for ax in (left, right):
         ax.set_xticks(done)
@@ -503,10 +523,9 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
 def step_times(ms: dict[str, list[float]], title: str) -> Picture:
     """Milliseconds of each run of a piece of work, in order, with the median as a thin line."""
     figure, ax = new_figure(height=3.8)
-    for (name, values), color, dash in zip(ms.items(), COLORS, DASHES, strict=False):
-        median = float(np.median(values))
-        ax.plot(values, color=color, linestyle=dash, marker="o", label=name)
-        ax.axhline(median, color=color, linewidth=1)
+    for _, values, style in series(ms, marked=True):
+        ax.plot(values, **style)
+        ax.axhline(float(np.median(values)), color=style["color"], linewidth=1)
     ax.set_ylim(bottom=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
     label(ax, title, "run, in order", "milliseconds", legend=len(ms) > 1)
@@ -529,9 +548,9 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
     xs = np.geomspace(min(low, ridge / 2), max(high, ridge * 2), 200)
     ax.loglog(xs, np.minimum(peak, xs * bandwidth) / 1e9, color=BLACK, label="roof")
     ax.axvline(ridge, color=BLACK, linestyle=":", linewidth=1, label=f"ridge: {ridge:.3g} FLOP/B")
-    for (kind, group), color, marker in zip(points.items(), COLORS, "osD^v", strict=False):
+    for _, group, style in series(points, marked=True):
         x, y = np.array(list(group.values())).T
-        ax.loglog(x, y / 1e9, marker, color=color, label=kind, markersize=8, alpha=0.8)
+        ax.loglog(x, y / 1e9, **style | {"linestyle": "none", "markersize": 8, "alpha": 0.8})
     label(ax, title, "arithmetic intensity (FLOP per byte)", "GFLOP/s", legend=True)
     told = "; ".join(
         f"{kind}: {np.median([y for _, y in group.values()]) / 1e9:.3g}"
@@ -547,9 +566,8 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
 def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = False) -> Picture:
     """Speed-up of the whole when a share of its time becomes `factor` times faster."""
     figure, ax = new_figure(height=3.8)
-    for share, color, dash in zip(shares, COLORS, DASHES, strict=False):
-        whole = 1 / (1 - share + share / factors)
-        ax.plot(factors, whole, color=color, linestyle=dash, label=f"{share:.0%} of the time")
+    for _, share, style in series({f"{share:.0%} of the time": share for share in shares}):
+        ax.plot(factors, 1 / (1 - share + share / factors), **style)
     alt = note_guess(ax, guess)
     ax.loglog()
     for axis in (ax.xaxis, ax.yaxis):
@@ -611,9 +629,7 @@ def reliability_diagram(
     top.plot(confidence[full], accuracy[full], "o-", color=BLUE, label=f"net, ECE {ece:.3f}")
     middles = (np.arange(len(counts)) + 0.5) / len(counts)
     bottom.bar(middles, counts, width=0.9 / len(counts), color=BLUE)
-    for ax in (top, bottom):
-        ax.xaxis.set_major_formatter("{x:.0%}")
-    top.yaxis.set_major_formatter("{x:.0%}")
+    percent(top.xaxis, bottom.xaxis, top.yaxis)
     label(top, title, "", "accuracy of the bin", legend=True)
     label(bottom, "", "confidence", "images")
     above = (accuracy[full] > confidence[full]).sum()
@@ -704,7 +720,7 @@ def accuracy_intervals(
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.4, -0.8)
     ax.margins(x=0.15)
-    ax.xaxis.set_major_formatter("{x:.0%}")
+    percent(ax.xaxis)
     alt = note_guess(ax, guess, horizontal=False)
     label(ax, title, "accuracy, with its 95 % Wilson interval", "", legend=given(guess))
     told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())

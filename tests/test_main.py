@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from helpers import __main__ as cli
-from helpers import environment, notebooks
+from helpers import environment, publishing
 from helpers.environment import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,7 +141,7 @@ def test_publish_cleans_and_stamps(place: Path, capsys):
     assert [cell.execution_count for cell in stored.cells] == [1, 2]
     assert set(stored.metadata) == {"kernelspec", "language_info", "course"}
     course = stored.metadata["course"]
-    assert course["profile"] == "cpu" and course["digest"] == notebooks.code_digest(stored)
+    assert course["profile"] == "cpu" and course["digest"] == publishing.code_digest(stored)
     assert not list(place.glob(".*"))
 
     assert cli.main(["publish", "--check"]) == 0
@@ -166,7 +166,7 @@ def test_clean_drops_widgets():
     cell = nbformat.v4.new_code_cell("w", outputs=[nbformat.v4.new_output("display_data", view)])
     cell.metadata = {"tags": ["nbval-check-output"], "execution": {"time": "now"}}
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
-    notebooks.clean(notebook)
+    publishing.clean(notebook)
     assert "widgets" not in notebook.metadata
     assert notebook.cells[0].metadata == {"tags": ["nbval-check-output"]}
     assert notebook.cells[0].outputs[0].data == {"text/plain": "slider"}
@@ -178,16 +178,16 @@ def test_the_address_is_written_everywhere(tmp_path: Path):
     own.write_text('"""x"""\nREPOSITORY = "OWNER/REPO"\nCELL = "OWNER/REPO".replace(REPOSITORY)\n')
     (tmp_path / "README.md").write_text("git clone https://github.com/OWNER/REPO")
     cell = 'REPOSITORY = "OWNER/REPO"'
-    digest = notebooks.code_digest(
+    digest = publishing.code_digest(
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     )
     path = write(tmp_path / "notebooks", "01_x.ipynb", cell, course={"digest": digest})
-    files = notebooks.set_repository("OWNER/REPO", "ada/course", tmp_path)
+    files = publishing.set_repository("OWNER/REPO", "ada/course", tmp_path)
     assert files == ["README.md", "01_x.ipynb", "environment.py"]
     assert own.read_text().splitlines()[1] == 'REPOSITORY = "ada/course"'
     assert (tmp_path / "README.md").read_text().endswith("github.com/ada/course")
     assert nbformat.read(path, as_version=4).cells[0].source == 'REPOSITORY = "ada/course"'
-    assert notebooks.stale([path]) == []
+    assert publishing.stale([path]) == []
 
 
 def test_a_release_is_written_everywhere(tmp_path: Path):
@@ -202,9 +202,9 @@ def test_a_release_is_written_everywhere(tmp_path: Path):
         notebook = nbformat.v4.new_notebook()
         code = nbformat.v4.new_code_cell(environment.BOOTSTRAP_CELL)
         notebook.cells = [nbformat.v4.new_markdown_cell(badge), code]
-        notebook.metadata["course"] = {"digest": digest or notebooks.code_digest(notebook)}
+        notebook.metadata["course"] = {"digest": digest or publishing.code_digest(notebook)}
         nbformat.write(notebook, tmp_path / "notebooks" / name)
-    files = notebooks.set_version(environment.VERSION, "9.8.7", tmp_path)
+    files = publishing.set_version(environment.VERSION, "9.8.7", tmp_path)
     assert files == ["README.md", "CITATION.cff", "01_x.ipynb", "02_y.ipynb", "environment.py"]
     assert '\nVERSION = "9.8.7"  #' in (tmp_path / "helpers" / "environment.py").read_text("utf-8")
     assert "\nversion: 9.8.7\n" in (tmp_path / "CITATION.cff").read_text("utf-8")
@@ -214,12 +214,12 @@ def test_a_release_is_written_everywhere(tmp_path: Path):
         cells = nbformat.read(path, as_version=4).cells
         assert "/blob/v9.8.7/notebooks/" in cells[0].source
         assert f'"{environment.REPOSITORY}", "v9.8.7"' in cells[1].source
-    assert notebooks.stale(paths) == ["02_y.ipynb"]
+    assert publishing.stale(paths) == ["02_y.ipynb"]
 
-    assert notebooks.renew_first_cells(tmp_path) == ["01_x.ipynb", "02_y.ipynb"]
+    assert publishing.renew_first_cells(tmp_path) == ["01_x.ipynb", "02_y.ipynb"]
     assert nbformat.read(paths[0], as_version=4).cells[1].source == environment.BOOTSTRAP_CELL
-    assert notebooks.stale(paths) == ["02_y.ipynb"]
-    assert notebooks.renew_first_cells(tmp_path) == []
+    assert publishing.stale(paths) == ["02_y.ipynb"]
+    assert publishing.renew_first_cells(tmp_path) == []
 
 
 def test_the_address_must_be_one(place: Path, capsys):
@@ -320,5 +320,5 @@ def test_tagged_figures_become_images(tmp_path: Path):
     shown.metadata = {"tags": ["image:curve"]}
     other = nbformat.v4.new_code_cell("q", outputs=shown.outputs)
     notebook = nbformat.v4.new_notebook(cells=[other, shown])
-    assert notebooks.save_images(notebook, tmp_path / "images") == ["curve.png"]
+    assert publishing.save_images(notebook, tmp_path / "images") == ["curve.png"]
     assert (tmp_path / "images" / "curve.png").read_bytes() == png

@@ -12,7 +12,7 @@ import pytest
 from nbformat import NotebookNode
 
 from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, VERSION
-from helpers.notebooks import code_digest
+from helpers.publishing import code_digest
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
