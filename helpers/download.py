@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -171,9 +172,10 @@ def unpack(archive: Path, root: Path) -> Path:
                     f"{archive} was not unpacked: its member {member.name!r} is not a plain file "
                     f"in {FOLDER}/"
                 )
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # absent in 3.10.0-3.10.11
-        tar.extractall(temporary, members)
         target.mkdir(exist_ok=True)
-        for file in Path(temporary, FOLDER).iterdir():
-            os.replace(file, target / file.name)
+        for member in filter(tarfile.TarInfo.isfile, members):
+            whole = Path(temporary, Path(member.name).name)
+            with tar.extractfile(member) as packed, open(whole, "wb") as file:
+                shutil.copyfileobj(packed, file)  # contents alone, not owner, mode or links
+            os.replace(whole, target / whole.name)
     return target

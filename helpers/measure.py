@@ -68,8 +68,9 @@ def recipe(
     runs = [] if not path.is_file() else stored_runs(path, wanted)
     for seed in range(len(runs), seeds):
         print(f"{recipe.name}, width {width}, seed {seed}")
+        made = origin()
         model, run = one_run(recipe, data, width, seed, epochs)
-        runs.append(run | origin())
+        runs.append(run | made)
         if recipe.name == COURSE.name and seed == 0:
             weights = model.half().cpu().to(memory_format=torch.contiguous_format).state_dict()
             write(path.with_suffix(".pt"), weights)
@@ -89,9 +90,10 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
             if (name, seed) in done:
                 continue
             print(f"{name}, width {width}, seed {seed}")
+            made = origin()
             _, run = one_run(recipe, data, width, seed, epochs)
             kept = ("seed", "accuracy", "accuracy_tta", "seconds")
-            runs.append({"rung": name} | {key: run[key] for key in kept} | origin())
+            runs.append({"rung": name} | {key: run[key] for key in kept} | made)
             save(path, {**wanted, "runs": runs})
     return path
 

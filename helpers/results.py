@@ -177,12 +177,12 @@ def tables(folder: Path = FOLDER) -> str:
             f"| {percent(mirrored)} | {seconds:.1f} | {len(runs)} |"
         )
         made = runs[-1]
+        seeds = "seed 0" if len(runs) == 1 else f"seeds 0 to {len(runs) - 1}"
         notes.append(
             f"- {name}: {content['profile']} profile at width {content['width']}, "
-            f"{content['training_images']:,} training images, seeds 0 to {len(runs) - 1}, "
-            f"{made['device']} with {made['threads']} thread(s), Python "
-            f"{made['versions']['python']}, torch {made['versions']['torch']}, {made['date']}, "
-            f"commit {(made['commit'] or 'unknown')[:7]}"
+            f"{content['training_images']:,} training images, {seeds}, {made['device']}, "
+            f"threads: {made['threads']}, Python {made['versions']['python']}, "
+            f"torch {made['versions']['torch']}, {made['date']}, commit {(made['commit'] or 'unknown')[:7]}"
         )
         for label in runs[0]["per_class_accuracy"]:
             mean = statistics.mean(run["per_class_accuracy"][label] for run in runs)

@@ -404,3 +404,28 @@ def test_a_holdout_that_does_not_fit_a_folder(pets):
     with pytest.raises(ValueError, match="fewest .1. of 'dog': expected 0, or 2 to"):
         load(f"folder:{pets}")
     assert len(load(f"folder:{pets}", holdout=0).train) == 13
+
+
+class Touch:
+    """A pickle of it makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_an_altered_cifar10_file_is_never_unpickled(tmp_path, monkeypatch):
+    folder, trace = tmp_path / download.FOLDER, tmp_path / "it-ran"
+    folder.mkdir()
+    for name in ("data_batch_1", "test_batch", "batches.meta"):
+        (folder / name).write_bytes(pickle.dumps(Touch(trace)))
+    pickle.loads((folder / "test_batch").read_bytes()).close()
+    assert trace.exists()  # so it would
+    trace.unlink()
+    monkeypatch.setattr(download, "MIRRORS", ())
+    monkeypatch.delenv("CIFAR10_MIRROR", raising=False)
+    with pytest.raises(download.DownloadError):
+        load("cifar10", tmp_path)
+    assert not trace.exists()

@@ -34,7 +34,7 @@ def words_of(command: str) -> list[str]:
 
 def test_the_readme_names_its_commands():
     assert {words_of(command)[0] for command in COMMANDS} == {
-        "run", "test", "lab", "doctor", "train"
+        "run", "test", "lab", "doctor", "train", "measure", "publish"
     }  # fmt: skip
 
 
