@@ -182,7 +182,7 @@ def tables(folder: Path = FOLDER) -> str:
             f"- {name}: {content['profile']} profile at width {content['width']}, "
             f"{content['training_images']:,} training images, {seeds}, {made['device']}, "
             f"threads: {made['threads']}, Python {made['versions']['python']}, "
-            f"torch {made['versions']['torch']}, {made['date']}, commit {(made['commit'] or 'unknown')[:7]}"
+            f"torch {made['versions']['torch']}, {made['date']}, commit {str(made['commit'])[:7]}"
         )
         for label in runs[0]["per_class_accuracy"]:
             mean = statistics.mean(run["per_class_accuracy"][label] for run in runs)
