@@ -528,7 +528,7 @@ def step_times(ms: dict[str, list[float]], title: str) -> Picture:
         ax.axhline(float(np.median(values)), color=style["color"], linewidth=1)
     ax.set_ylim(bottom=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    label(ax, title, "run, in order", "milliseconds", legend=len(ms) > 1)
+    label(ax, title, "step, in order", "milliseconds", legend=len(ms) > 1)
     told = "; ".join(
         f"{name}: {min(v):.3g} to {max(v):.3g} ms, median {np.median(v):.3g} ms"
         for name, v in ms.items()
@@ -665,9 +665,10 @@ def layer_maps(
     figure, axes = new_figure(2, 1 + len(raw), 2.5 * (1 + len(raw)), 5.8)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, text in zip(axes[:, 0], ("as computed", "resized to the image"), strict=True):
+    for ax, text in zip(axes[:, 0], ("as computed", "resized"), strict=True):
         ax.imshow(image)
-        ax.set_title(text)
+        ax.text(-0.08, 0.5, text, rotation=90, va="center", ha="right", transform=ax.transAxes)
+    axes[0, 0].set_title("the image")
     for column, name in zip(axes.T[1:], raw, strict=True):
         column[0].imshow(raw[name], cmap="inferno", vmin=0)
         column[0].set_title(f"{name}: {raw[name].shape[0]}x{raw[name].shape[1]}")
