@@ -64,6 +64,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wheel(wheels, "torchvision", "0.20.0")
     wheel(wheels, "thing", "1.0", needs="torch")
     wheel(wheels, "thing", "1.1", needs="torch>=2.6")  # a reason to replace an older torch
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # nothing of this machine's own settings
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
@@ -340,6 +341,7 @@ def test_every_import_is_named_in_the_requirements():
     """What a helper or a notebook imports, requirements.txt names, with a bound and a reason."""
     modules = dict.fromkeys(["IPython", "jupyter_client", "psutil"], "ipykernel")
     modules |= {"PIL": "Pillow", "cv2": "opencv-python-headless", "nbformat": "nbclient"}
+    modules |= dict.fromkeys(["pygments", "traitlets", "jinja2"], "nbconvert")
     named = {name for name, bounds, _ in environment.requirements() if bounds}
     assert named == {name for name, _, _ in environment.requirements()}
     for path in (REPOSITORY / "helpers").glob("*.py"):
