@@ -173,7 +173,8 @@ def describe(session: Session) -> str:
     if session.device.type == "cuda":
         device = torch.cuda.get_device_name()
     else:
-        device = f"{session.device.type}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        device = f"{session.device.type}, {threads} thread{'s' * (threads > 1)}"
     parts = f"{len(data.train):,} training, {len(data.val):,} held-out images"
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
     rows = {
