@@ -149,8 +149,12 @@ def check_normalise(function: Callable) -> str:
     unscaled = (images - torch.tensor(mean)) / torch.tensor(std)
     if torch.allclose(x.float(), unscaled.permute(0, 3, 1, 2), rtol=1e-3):
         raise Wrong("mean and std belong to values in 0..1: divide by 255 first.")
+    if torch.allclose(x.float(), right.transpose(2, 3), atol=1e-4):
+        raise Wrong("Rows and columns are swapped: permute(0, 3, 1, 2) leaves them in order.")
     if not torch.allclose(x.float(), right, atol=1e-4):
-        raise Wrong(f"The first value is {x[0, 0, 0, 0]:.4f}, not {right[0, 0, 0, 0]:.4f}.")
+        n, c, i, j = ((x.float() - right).abs() > 1e-4).nonzero()[0].tolist()
+        values = f"{x[n, c, i, j]:.4f}, not {right[n, c, i, j]:.4f}"
+        raise Wrong(f"The value at [{n}, {c}, {i}, {j}] is {values}.")
     if x.dtype != torch.float32:
         raise Wrong(f"The values are right, but {x.dtype}; the net takes float32.")
     return "Scaled, shifted, and each colour in a plane of its own."
@@ -171,7 +175,10 @@ def check_cut_out(function: Callable) -> str:
         raise Wrong(f"The shape is {np.shape(result)}, not {given.shape}.")
     holes = (result == 0).all(3).sum((1, 2))
     if not (holes == 64).all():
-        raise Wrong(f"{holes.tolist()} hidden pixels in the images, not 64 in each.")
+        raise Wrong(
+            f"{holes.tolist()} hidden pixels in the images, not 64 in each: slice rows and columns "
+            "of one image; channels come last."
+        )
     if len({(image == 0).tobytes() for image in result}) == 1:
         raise Wrong("All images have the same hole: image i has its own, at tops[i], lefts[i].")
     if not np.array_equal(result, right):

@@ -49,6 +49,8 @@ class LayerTable:
         form = "  ".join(f"{{:{'<<>>>>>'[k]}{w}}}" for k, w in enumerate(width))
         return "\n".join(form.format(*row).rstrip() for row in cells)
 
+    __repr__ = __str__  # a notebook without HTML shows the table too
+
     def _repr_html_(self) -> str:
         cell = '<td style="text-align:{}">{{}}</td>'
         form = cell.format("left") * 2 + cell.format("right") * 5

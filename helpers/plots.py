@@ -119,9 +119,8 @@ def note_guess(
     if guess is False:
         return ""
     if guess is None:
-        place = {"transform": ax.transAxes, "ha": "right", "va": "top"}
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        ax.text(1, 1, "no guess written", color="0.4", size=10, bbox=box, **place)
+        place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
+        ax.text(1, 1.01, "no guess written", color="0.4", size=10, **place)
         return " No guess was written."
     (ax.axhline if horizontal else ax.axvline)(guess, color=BLACK, linestyle=":", label=name)
     return f" The guess was {guess:g}."
@@ -205,6 +204,8 @@ def bars(
     ax.margins(x=0.12)
     ax.grid(axis="y", visible=False)
     alt += note_guess(ax, guess, horizontal=False)
+    if max(values.values()) >= 10_000:
+        ax.xaxis.set_major_formatter("{x:,.0f}")
     label(ax, title, x, "", legend=given(guess))
     return Picture(figure, alt)
 
@@ -698,8 +699,8 @@ def two_pipelines(
             drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
             ax.grid(False)
             label(ax, name, *names)
-        word = "crops moved so" if maps is shifts else "images hidden there"
-        figure.colorbar(drawn, ax=panels, label=f"{word} (%)")
+        word = "crops" if maps is shifts else "images hidden"
+        figure.colorbar(drawn, ax=panels, label=f"share of {word} (%)")
     figure.suptitle(title, fontsize=13)
     spans = ", ".join(
         f"{name}: each shift in {100 * shifts[name].min():.1f} to {100 * shifts[name].max():.1f} %,"
