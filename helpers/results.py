@@ -133,10 +133,10 @@ def published_net(folder: Path = FOLDER) -> tuple[DavidNet, dict] | None:
     return net, found
 
 
-def percent(values: Sequence[float], digits: int = 2) -> str:
+def percent(values: Sequence[float]) -> str:
     """Mean accuracy with its 95 % interval, of accuracies 0..1."""
     mean, half = 100 * statistics.mean(values), 100 * half_interval(values)
-    return f"{mean:.{digits}f} %" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+    return f"{mean:.2f} %" + ("" if math.isnan(half) else f" ± {half:.2f}")
 
 
 def report_of_2020() -> dict:
