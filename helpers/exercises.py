@@ -7,7 +7,7 @@ and returns a sentence when all does. An untouched stub is "not attempted", neve
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,11 +39,12 @@ class Untouched(Exception):
     """The stub is as it was, which its text says."""
 
 
-def exercise(check: Callable[[Any], str]) -> Callable[[Any], Verdict]:
+def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any], Verdict]:
     """Turn a check into one that returns a `Verdict`.
 
     The learner's answer is a value (None or ... is the untouched stub) or a function (untouched
     when it returns ...). An exception inside the function is reported with its type and text.
+    returns=False: a function that changes its argument and returns nothing.
     """
 
     @wraps(check)
@@ -51,7 +52,7 @@ def exercise(check: Callable[[Any], str]) -> Callable[[Any], Verdict]:
         if answer is None or answer is ...:
             return Verdict("not attempted", "Replace the ... and run the cell again.")
         try:
-            return Verdict("right", check(watched(answer) if callable(answer) else answer))
+            return Verdict("right", check(watched(answer, returns) if callable(answer) else answer))
         except Untouched as untouched:
             return Verdict("not attempted", str(untouched))
         except Wrong as reason:
@@ -62,12 +63,14 @@ def exercise(check: Callable[[Any], str]) -> Callable[[Any], Verdict]:
     return run
 
 
-def watched(function: Callable) -> Callable:
+def watched(function: Callable, returns: bool = True) -> Callable:
     @wraps(function)
     def call(*args):
         result = function(*args)
         if result is ...:
             raise Untouched("The function still returns ..., so nothing was checked.")
+        if result is None and returns:
+            raise Wrong("The function returns None: is its `return` missing?")
         return result
 
     return call
@@ -206,7 +209,7 @@ def check_mended_steps(function: Callable) -> str:
     return "Images move by up to 4 pixels in each direction, and come out as 32x32."
 
 
-@exercise
+@partial(exercise, returns=False)
 def check_worker_start(function: Callable) -> str:
     """Two workers in two epochs draw different numbers, and the same ones in a second run."""
 
@@ -385,7 +388,9 @@ def check_centred(function: Callable) -> str:
     smooth, spike = (np.asarray(function(v, 2), dtype=float) for v in (line, np.eye(9)[4]))
     if smooth.shape != line.shape:
         raise Wrong(f"9 values go in, {smooth.shape} come out: one smoothed value for each step.")
-    if spike[:4].sum() == 0 and spike[4:].sum() > 0:
+    if np.array_equal(spike, np.eye(9)[4]):
+        raise Wrong("Nothing is smoothed: a spike at step 4 comes back as it went in.")
+    if spike[:4].sum() == 0 and spike[5:].sum() > 0:
         raise Wrong("Each mean looks back only, so what happens at step 4 shows later: it lags.")
     if not np.allclose([spike[2:7].sum(), spike[4]], [1, 0.2], rtol=1e-9):
         raise Wrong("A spike at step 4 should become 0.2 at steps 2 to 6: five values, 1/5 each.")
@@ -424,8 +429,10 @@ check_triangular_step = number(  # the LR at step 21 of base 0.1, peak 0.5, half
     "Step 21 is the fifth after the start of the second cycle: 0.1 + 0.4 * 5/8 = 0.35.",
     "How far into its cycle of 16 steps is step 21? Each step upwards adds (0.5 - 0.1) / 8.",
     {
-        0.25: "That is the height above the base: the base itself has to be added.",
-        0.4: "That is step 22 (or 26). Steps count from 0: the second cycle begins at 16.",
+        0.25: "The height above the base without the base (or step 21 of a way down): add the "
+        "0.1, and see which way the cycle goes at step 21.",
+        0.3: "That is step 20 (or 28). Steps count from 0: the second cycle begins at step 16.",
+        0.4: "That is step 22 (or 26). Steps count from 0: the second cycle begins at step 16.",
     },
     rtol=1e-3,
 )
@@ -496,6 +503,8 @@ def check_annealing(function: Callable) -> str:
     begin, quarter, middle, end = (function(t, 10, 30, 0.4, 0.02) for t in (10, 15, 20, 30))
     if not math.isclose(begin, 0.4):
         raise Wrong(f"step `first` gives {begin:g}, not the peak 0.4: the share there must be 0")
+    if math.isclose(end, 0, abs_tol=1e-9):
+        raise Wrong("The LR ends at 0, not at `end`: scale the wave to peak - end, and add `end`.")
     if not math.isclose(end, 0.02):
         raise Wrong(
             f"step `last` gives {end:.4g}, not the end 0.02: the share there must be 1. "

@@ -82,3 +82,15 @@ def test_mistakes_are_rejected_each_with_its_own_message(path, check, stub, solu
     assert len(verdicts) >= 2
     assert [v.status for v in verdicts] == ["wrong"] * len(verdicts), verdicts
     assert len({v.message for v in verdicts}) == len(verdicts), "two mistakes, one message"
+
+
+RETURNING = [
+    case for case in CASES if re.match(r"(?s)\s*def (?!when_a_worker).*\n    return", case[3])
+]
+
+
+@pytest.mark.parametrize(("path", "check", "stub", "solution"), RETURNING)
+def test_a_missing_return_is_named(path, check, stub, solution):
+    verdict = judge(stub, re.sub(r"(?m)^(\s+)return ", r"\1", solution))
+    assert verdict.status == "wrong"
+    assert "is its `return` missing?" in verdict.message

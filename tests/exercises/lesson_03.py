@@ -48,6 +48,8 @@ def my_centred(values, reach):
 def my_centred(values, reach):
     return np.convolve(values, np.full(2 * reach + 1, 1 / (2 * reach + 1)), mode="valid")
 """,
+        # nothing done
+        "my_centred = lambda values, reach: values",
         # the right end of a slice left out
         """
 def my_centred(values, reach):

@@ -18,7 +18,12 @@ def anneal(t, first, last, peak, end):
 """
 
 WRONG = {
-    "check_triangular_step": ["answer = 0.25", "answer = 0.4", "answer = 0.1 + 0.4 * 21 / 8"],
+    "check_triangular_step": [
+        "answer = 0.25",
+        "answer = 0.3",
+        "answer = 0.4",
+        "answer = 0.1 + 0.4 * 21 / 8",
+    ],
     "check_triangular": [
         # starts at the peak
         TRIANGULAR.format(height="abs(t % (2 * half_cycle) / half_cycle - 1)"),
@@ -45,6 +50,8 @@ WRONG = {
         ANNEAL.format(" + 1", "end + (peak - end) * (1 + np.cos(np.pi * share)) / 2"),
         # a straight line
         ANNEAL.format("", "peak + (end - peak) * share"),
+        # the end left out
+        ANNEAL.format("", "peak * (1 + np.cos(np.pi * share)) / 2"),
         # a quarter of a wave
         ANNEAL.format("", "end + (peak - end) * np.cos(np.pi / 2 * share)"),
     ],
