@@ -8,6 +8,7 @@ torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 import hashlib
 import importlib.util
 import json
+import operator
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ VERSION = "0.1.0"  # of the release that Colab fetches, by its tag v0.1.0; CONTR
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
+OWN = Path(sys.prefix).resolve() == VENV.resolve()  # is this the course's own interpreter?
 STAMP = VENV / "course-stamp"  # digest of what was installed, written last; "installing" until then
 OLDEST, NEWEST = (3, 10), (3, 13)
 OPENCV = ("opencv-python-headless", "opencv-python",
@@ -30,6 +32,8 @@ OPENCV = ("opencv-python-headless", "opencv-python",
 KEEP = ("torch", "torchvision", "numpy")  # replaced under a running kernel, they break it
 KERNEL = ("ipykernel", "ipython", "jupyter-client", "tornado", "pyzmq")  # so do these
 TOOLS = ("jupyterlab", "ipykernel", "nbclient", "nbval")  # around the notebooks, not in them
+SIGNS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
+         "<": operator.lt, ">": operator.gt}  # fmt: skip
 NO_NETWORK = ("NewConnectionError", "ConnectTimeout", "NameResolution", "getaddrinfo", "ProxyError",
               "name resolution", "ReadTimeout", "Connection refused", "Network is unreachable",
               "SSLError", "Connection reset", "from versions: none")  # fmt: skip
@@ -117,12 +121,12 @@ def problems(path: Path = REQUIREMENTS) -> list:
 
 def _holds(version: str, sign: str, bound: str) -> bool:
     """Compare release numbers; a nightly or vendor build (2.6.0a0+abc) counts as its release."""
-    here, there = ([int(n) for n in re.findall(r"\d+", re.match(r"[\d.]*", v).group())]
-                   for v in (version, bound))  # fmt: skip
-    size = max(len(here), len(there))
-    here, there = (n + [0] * (size - len(n)) for n in (here, there))
-    return {">=": here >= there, "<=": here <= there, "==": here == there,
-            "!=": here != there, "<": here < there, ">": here > there}[sign]  # fmt: skip
+
+    def release(text: str) -> list:
+        numbers = re.findall(r"\d+", re.match(r"[\d.]*", text).group())
+        return [int(n) for n in numbers] + [0] * (6 - len(numbers))
+
+    return SIGNS[sign](release(version), release(bound))
 
 
 def venv_python() -> Path:
@@ -154,10 +158,9 @@ def in_environment() -> bool:
 
 def ready() -> "str | None":
     """An interpreter that has everything already: this one, else the course's own, else None."""
-    own = Path(sys.prefix).resolve() == VENV.resolve()
-    if not problems() and not (own and stamp() == "installing"):
+    if not problems() and not (OWN and stamp() == "installing"):
         return sys.executable
-    if not own and stamp() == digest() and ask(venv_python()) == []:
+    if not OWN and stamp() == digest() and ask(venv_python()) == []:
         return str(venv_python())
     return None
 
@@ -176,42 +179,37 @@ def prepare() -> str:
     python = ready()
     if python:
         return python
-    own = Path(sys.prefix).resolve() == VENV.resolve()
-    if own or (in_environment() and installed("torch")):
-        complete(everything=own)
-        if own:
-            STAMP.write_text(digest() + "\n", encoding="utf-8")
+    if not OWN and in_environment() and installed("torch"):
+        complete()
         return sys.executable
     return make_venv()
 
 
 def make_venv() -> str:
     """Make, repair or update .venv from requirements.txt; its interpreter."""
-    python, lacks = venv_python(), ask(venv_python())
-    if lacks is None or stamp() == "installing":  # absent, broken or interrupted: from the start
+    python, lacks = str(venv_python()), ask(venv_python())
+    broken = lacks is None or stamp() == "installing"  # absent, damaged or interrupted
+    if broken and not OWN:  # from the start, but nobody saws off the branch he sits on
         for module in ("venv", "ensurepip"):
             if not importlib.util.find_spec(module):
                 todo = "on Debian or Ubuntu, sudo apt install python3-venv, then call this again"
                 raise CourseError(f"This Python has no {module} module: {todo}.")
         print(f"Making the environment {VENV}", flush=True)
         _call([sys.executable, "-m", "venv", "--clear", str(VENV)])
-        lacks = requirements()
-    if lacks:
+    if broken or lacks:
         STAMP.write_text("installing\n", encoding="utf-8")
         free = shutil.disk_usage(str(ROOT)).free / 1e9
-        print(
-            f"Installing requirements.txt: some minutes, up to 7 GB of {free:.0f} free", flush=True
-        )
-        pip_install(str(python), ["-r", str(REQUIREMENTS)])
-        check_pair(str(python))
+        size = f"some minutes, up to 7 GB of {free:.0f} free"
+        print(f"Installing requirements.txt: {size}", flush=True)
+        pip_install(python, ["-r", str(REQUIREMENTS)])
+        check_pair(python)
     STAMP.write_text(digest() + "\n", encoding="utf-8")
-    return str(python)
+    return python
 
 
-def complete(path: Path = REQUIREMENTS, everything: bool = False, skip: tuple = ()) -> list:
-    """Install into this interpreter what it lacks of `path`; the requirements installed.
+def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
+    """Install into this interpreter what it lacks of `path`; what that was, as in `problems`.
 
-    `everything` asks pip about the whole file, and so about what those packages need themselves;
     `skip` names packages that are not needed now.
 
     Raises:
@@ -225,20 +223,19 @@ def complete(path: Path = REQUIREMENTS, everything: bool = False, skip: tuple = 
                 "environment: upgrade torch, torchvision and numpy yourself, together, or call "
                 "`python3 -m helpers run` outside this environment, and the course makes its own."
             )
-    if lacks or everything:
+    if lacks:
         held = [n for n in KEEP + OPENCV + KERNEL if n not in [row[0] for row in lacks]]
         pins = [f"{name}=={installed(name)}" for name in held if installed(name)]
         cv2 = next((installed(name) for name in OPENCV if installed(name)), None)
         if cv2 and not installed(OPENCV[0]):  # albumentations asks for this build: the same cv2
             pins.append(f"{OPENCV[0]}=={cv2}")
-        wanted = ["-r", str(path)] if everything else [line for _, _, line in lacks]
         with tempfile.TemporaryDirectory() as folder:
             kept = Path(folder) / "constraints.txt"
             kept.write_text("\n".join(pins) + "\n", encoding="utf-8")
-            pip_install(sys.executable, ["-c", str(kept)] + wanted)
+            pip_install(sys.executable, ["-c", str(kept)] + [line for _, _, line in lacks])
         importlib.invalidate_caches()
         check_pair(sys.executable)
-    return [line for _, _, line in lacks]
+    return lacks
 
 
 def pip_install(python: str, arguments: list) -> None:
@@ -295,9 +292,8 @@ def bootstrap() -> None:
         raise CourseError(f"The course has left {ROOT}: restart the kernel, and it is found again.")
     done = complete(skip=TOOLS)
     if done:
-        print("Installed into this kernel: " + ", ".join(done))
-        names = [re.match(r"[\w.-]+", line).group() for line in done]
-        loaded = [name for name in names if name in sys.modules]
+        print("Installed into this kernel: " + ", ".join(line for _, _, line in done))
+        loaded = [name for name, _, _ in done if name in sys.modules]
         if loaded:
             print(f"Restart the kernel: it still uses the previous {', '.join(loaded)}.")
     try:

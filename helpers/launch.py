@@ -32,7 +32,7 @@ def train(args: argparse.Namespace) -> int:
 
     Raises CourseError: what went wrong in the training, for the reader of the terminal.
     """
-    recipe = {r.name: r for r in (recipes.SOURCE, recipes.COURSE, recipes.SPEEDRUN)}[args.recipe]
+    recipe = getattr(recipes, args.recipe.upper())
     recipe = recipe if args.batch_size is None else recipe.with_batch(args.batch_size)
     device = join_processes()
     rank, processes = rank_and_processes()

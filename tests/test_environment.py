@@ -56,7 +56,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder, wheels = tmp_path / "the course" / "my copy", tmp_path / "wheels"
     (folder / "helpers").mkdir(parents=True)
     wheels.mkdir()
-    for name in ("__init__.py", "__main__.py", "environment.py"):
+    for name in ("__init__.py", "__main__.py", "doctor.py", "environment.py"):
         shutil.copy(REPOSITORY / "helpers" / name, folder / "helpers")
     (folder / "requirements.txt").write_text(REQUIREMENTS)
     wheel(wheels, "torch", "2.5.0")
@@ -104,6 +104,12 @@ def test_made_once_then_used_then_repaired(course: Path, bare: Path, with_pip: P
     changed = ask(bare, course)
     assert version(python, "later") == "3", changed.stderr
     assert (own / "mine").exists()  # completed, not made anew
+
+    (own / "course-stamp").write_text("installing\n")
+    inside = ask(python, course)  # called by itself, it is finished and not made anew
+    assert inside.stdout.splitlines()[-1] == str(python), inside.stderr
+    assert "Installing requirements.txt" in inside.stdout and (own / "mine").exists()
+    assert ask(bare, course).stdout == f"{python}\n"
 
     python.unlink()  # the Python it was made from was upgraded
     repaired = ask(bare, course)
@@ -184,7 +190,7 @@ def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
         assert ("call python3.12 instead" if found else "python.org") in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["environment.py", "__main__.py", "__init__.py"])
+@pytest.mark.parametrize("name", ["environment.py", "__main__.py", "doctor.py", "__init__.py"])
 def test_old_pythons_can_read_it(name: str):
     """So that they can say they are too old: nothing newer than 3.8, and nothing but `helpers`
     and the standard library imported at the top."""
