@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import environment
+from helpers import environment, packages
 from helpers.environment import ROOT, CourseError
 
 
@@ -25,7 +25,7 @@ def report() -> str:
         "course": commit(),
         "python": f"{platform.python_version()}, {sys.executable}",
         "platform": platform.platform(),
-        **packages(),
+        **what_is_installed(),
         **hardware(),
         "disk": f"{free:.0f} GB free where the course is",
         "data": f"shapes: built in; CIFAR-10: {cifar}",
@@ -46,15 +46,15 @@ def commit() -> str:
         return "no git"
 
 
-def packages() -> dict:
+def what_is_installed() -> dict:
     """What is missing of requirements.txt, and what is there."""
     try:
         environment.check_python()
     except CourseError as error:
         return {"packages": str(error)}
-    lacks = ", ".join(f"{line} (here: {v or 'none'})" for _, v, line in environment.problems())
-    names = [name for name, _, _ in environment.requirements()]
-    found = [(name, environment.installed(name)) for name in names]
+    lacks = ", ".join(f"{line} (here: {v or 'none'})" for _, v, line in packages.problems())
+    names = [name for name, _, _ in packages.requirements()]
+    found = [(name, packages.installed(name)) for name in names]
     return {
         "packages": f"missing: {lacks}" if lacks else "requirements.txt is satisfied",
         "versions": ", ".join(f"{name} {v}" for name, v in found if v) or "none",

@@ -5,12 +5,9 @@ no syntax newer than 3.8 here. What is present is never replaced where it would 
 torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 
-import hashlib
 import importlib.util
 import json
-import operator
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,21 +16,18 @@ import tempfile
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
+from helpers import packages
+from helpers.packages import NEWEST, OLDEST, OPENCV, REQUIREMENTS, digest, installed, problems
+
 REPOSITORY = "OWNER/REPO"  # the public address; `python3 -m helpers publish --repository` sets it
 VERSION = "0.1.0"  # of the release that Colab fetches, by its tag v0.1.0; CONTRIBUTING says how
 ROOT = Path(__file__).resolve().parents[1]
-REQUIREMENTS = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 OWN = Path(sys.prefix).resolve() == VENV.resolve()  # is this the course's own interpreter?
 STAMP = VENV / "course-stamp"  # digest of what was installed, written last; "installing" until then
-OLDEST, NEWEST = (3, 10), (3, 13)
-OPENCV = ("opencv-python-headless", "opencv-python",
-          "opencv-contrib-python-headless", "opencv-contrib-python")  # fmt: skip
 KEEP = ("torch", "torchvision", "numpy")  # replaced under a running kernel, they break it
 KERNEL = ("ipykernel", "ipython", "jupyter-client", "tornado", "pyzmq")  # so do these
 TOOLS = ("jupyterlab", "ipykernel", "nbclient", "nbval")  # around the notebooks, not in them
-SIGNS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
-         "<": operator.lt, ">": operator.gt}  # fmt: skip
 NO_NETWORK = ("NewConnectionError", "ConnectTimeout", "NameResolution", "getaddrinfo", "ProxyError",
               "name resolution", "ReadTimeout", "Connection refused", "Network is unreachable",
               "SSLError", "Connection reset", "from versions: none")  # fmt: skip
@@ -74,59 +68,12 @@ class CourseError(Exception):
 
 def check_python() -> None:
     """Raise CourseError unless this Python is one the packages support."""
-    if not OLDEST <= tuple(sys.version_info[:2]) <= NEWEST:
+    if not packages.supported():
         names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
         found = next((name for name in names if shutil.which(name)), None)
         todo = f"call {found} instead" if found else "install one from python.org and call that"
         span, here = f"3.{OLDEST[1]} to 3.{NEWEST[1]}", sys.version.split()[0]
         raise CourseError(f"The course needs Python {span}, and this is {here}: {todo}.")
-
-
-def requirements(path: Path = REQUIREMENTS) -> list:
-    """The file's lines as (name, [(operator, version), ...], the line without its comment)."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        line = line.split("#")[0].strip()
-        if line:
-            name = re.match(r"[\w.-]+", line).group()
-            rows.append((name, re.findall(r"(>=|<=|==|!=|<|>)\s*([\w.]+)", line), line))
-    return rows
-
-
-def digest(path: Path = REQUIREMENTS) -> str:
-    """What a finished environment's stamp says: changes when a requirement does."""
-    return hashlib.sha256("\n".join(row[2] for row in requirements(path)).encode()).hexdigest()
-
-
-def installed(name: str) -> "str | None":
-    """The version of a package in this interpreter, None if it is absent or half removed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(name) or None
-    except (metadata.PackageNotFoundError, KeyError):
-        return None
-
-
-def problems(path: Path = REQUIREMENTS) -> list:
-    """What this interpreter lacks: (name, version here or None, requirement). Empty: all there."""
-    rows = []
-    for name, bounds, line in requirements(path):
-        builds = OPENCV if name in OPENCV else (name,)  # any build of OpenCV is the same cv2
-        here = next((v for v in map(installed, builds) if v), None)
-        if here is None or not all(_holds(here, sign, bound) for sign, bound in bounds):
-            rows.append((name, here, line))
-    return rows
-
-
-def _holds(version: str, sign: str, bound: str) -> bool:
-    """Compare release numbers; a nightly or vendor build (2.6.0a0+abc) counts as its release."""
-
-    def release(text: str) -> list:
-        numbers = re.findall(r"\d+", re.match(r"[\d.]*", text).group())
-        return [int(n) for n in numbers] + [0] * (6 - len(numbers))
-
-    return SIGNS[sign](release(version), release(bound))
 
 
 def venv_python() -> Path:
@@ -141,7 +88,7 @@ def stamp() -> str:
 
 def ask(python: Path) -> "list | None":
     """`problems()` of another interpreter; None where it does not run or could not be repaired."""
-    command = [str(python), str(Path(__file__).resolve()), str(REQUIREMENTS)]
+    command = [str(python), str(Path(packages.__file__).resolve()), str(REQUIREMENTS)]
     try:
         done = subprocess.run(command, stdout=PIPE, stderr=subprocess.DEVNULL, timeout=60)
         return json.loads(done.stdout.decode()) if done.returncode == 0 else None
@@ -318,11 +265,3 @@ def call(command: list, cwd: "Path | None" = None, more: "dict | None" = None) -
             return code if code >= 0 else 128 - code
         except KeyboardInterrupt:  # the terminal sent it to the child too, which is about to end
             continue
-
-
-if __name__ == "__main__":  # `ask` runs this file in the interpreter in question
-    check_python()
-    lacking = problems(Path(sys.argv[1]))
-    if lacking:
-        import pip  # noqa: F401  without it nothing can be repaired
-    print(json.dumps(lacking))

@@ -140,13 +140,11 @@ def _imported(source: str) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("helpers.")}
 
 
-def changed_helpers(path: Path) -> list[str] | None:
-    """The helpers that changed since the notebook's outputs were made; None: nothing is noted."""
+def changed_helpers(path: Path) -> list[str]:
+    """The helpers that changed since the notebook's outputs were made, where those are noted."""
     notebook = nbformat.read(path, as_version=4)
-    stored = notebook.metadata.get("course", {}).get("helpers")
-    if stored is None:
-        return None
     now = helper_digests(notebook)
+    stored = notebook.metadata.get("course", {}).get("helpers", now)
     return sorted(name for name in {*stored, *now} if stored.get(name) != now.get(name))
 
 
