@@ -128,6 +128,7 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
         cells.append(cell)
 
     for cell in copy.deepcopy(notebook.cells):
+        tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
             for heading, text in _pieces(BADGE.sub("", FOLDED.sub("", cell.source))):
                 if heading:
@@ -143,14 +144,13 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
                     add(kind, new_markdown_cell("\n\n".join([top, *map(with_formulas, shown)])))
                 if told:
                     add("notes", new_markdown_cell("\n\n".join(map(with_formulas, told))))
-        elif not (skipped or cell.source == BOOTSTRAP_CELL or _is_exercise(cell)):
-            figure = any("image/png" in o.get("data", {}) for o in cell.outputs)
-            source_of = any("text/markdown" in o.get("data", {}) for o in cell.outputs)
+        elif not (skipped or cell.source == BOOTSTRAP_CELL or "exercise" in tags):
+            kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
             if not (cell.outputs or re.search(r"^(def|class) ", cell.source, re.M)):
                 add("notes", cell)
                 continue
             add("subslide", new_markdown_cell(f"### {section}"))
-            if figure or source_of:  # what was shown is the point, not the call that showed it
+            if kinds & {"image/png", "text/markdown"}:  # a figure, a helper's source: not the call
                 add("notes", new_markdown_cell(f"```python\n{cell.source}\n```"))
                 cell.source = ""
             add("-", cell)
@@ -161,10 +161,6 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
         about = f"Numbers and figures: {course['profile']} profile, {course['date']}"
         cells[0].source += f"\n\n<small>{about}</small>"
     return deck
-
-
-def _is_exercise(cell: NotebookNode) -> bool:
-    return "exercise" in cell.metadata.get("tags", [])
 
 
 def _blocks(text: str) -> list[str]:
@@ -178,19 +174,16 @@ def _blocks(text: str) -> list[str]:
     ]
 
 
-def _pieces(text: str) -> Iterator[tuple[str, list[str]]]:
+def _pieces(text: str) -> list[tuple[str, list[str]]]:
     """(heading or "", the blocks below it) for each part of a Markdown cell."""
-    heading, blocks = "", []
+    pieces = [("", [])]
     for block in _blocks(text):
         first, _, rest = block.partition("\n")
         if re.match(r"#{1,4} ", first):
-            if heading or blocks:
-                yield heading, blocks
-            heading, blocks = first, [rest] if rest.strip() else []
+            pieces.append((first, [rest] if rest.strip() else []))
         else:
-            blocks.append(block)
-    if heading or blocks:
-        yield heading, blocks
+            pieces[-1][1].append(block)
+    return [piece for piece in pieces if any(piece)]
 
 
 def _shown(blocks: list[str], under_heading: bool) -> tuple[list[str], list[str]]:

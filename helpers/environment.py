@@ -5,11 +5,9 @@ no syntax newer than 3.8 here. What is present is never replaced where it would 
 torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 
-import hashlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,15 +16,15 @@ import tempfile
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
+from helpers import packages
+from helpers.packages import NEWEST, OLDEST, OPENCV, REQUIREMENTS, digest, installed, problems
+
 REPOSITORY = "OWNER/REPO"  # the public address; `python3 -m helpers publish --repository` sets it
 VERSION = "0.1.0"  # of the release that Colab fetches, by its tag v0.1.0; CONTRIBUTING says how
 ROOT = Path(__file__).resolve().parents[1]
-REQUIREMENTS = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
+OWN = Path(sys.prefix).resolve() == VENV.resolve()  # is this the course's own interpreter?
 STAMP = VENV / "course-stamp"  # digest of what was installed, written last; "installing" until then
-OLDEST, NEWEST = (3, 10), (3, 13)
-OPENCV = ("opencv-python-headless", "opencv-python",
-          "opencv-contrib-python-headless", "opencv-contrib-python")  # fmt: skip
 KEEP = ("torch", "torchvision", "numpy")  # replaced under a running kernel, they break it
 KERNEL = ("ipykernel", "ipython", "jupyter-client", "tornado", "pyzmq")  # so do these
 TOOLS = ("jupyterlab", "ipykernel", "nbclient", "nbval")  # around the notebooks, not in them
@@ -70,59 +68,12 @@ class CourseError(Exception):
 
 def check_python() -> None:
     """Raise CourseError unless this Python is one the packages support."""
-    if not OLDEST <= tuple(sys.version_info[:2]) <= NEWEST:
+    if not packages.supported():
         names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
         found = next((name for name in names if shutil.which(name)), None)
         todo = f"call {found} instead" if found else "install one from python.org and call that"
         span, here = f"3.{OLDEST[1]} to 3.{NEWEST[1]}", sys.version.split()[0]
         raise CourseError(f"The course needs Python {span}, and this is {here}: {todo}.")
-
-
-def requirements(path: Path = REQUIREMENTS) -> list:
-    """The file's lines as (name, [(operator, version), ...], the line without its comment)."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        line = line.split("#")[0].strip()
-        if line:
-            name = re.match(r"[\w.-]+", line).group()
-            rows.append((name, re.findall(r"(>=|<=|==|!=|<|>)\s*([\w.]+)", line), line))
-    return rows
-
-
-def digest(path: Path = REQUIREMENTS) -> str:
-    """What a finished environment's stamp says: changes when a requirement does."""
-    return hashlib.sha256("\n".join(row[2] for row in requirements(path)).encode()).hexdigest()
-
-
-def installed(name: str) -> "str | None":
-    """The version of a package in this interpreter, None if it is absent or half removed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(name) or None
-    except (metadata.PackageNotFoundError, KeyError):
-        return None
-
-
-def problems(path: Path = REQUIREMENTS) -> list:
-    """What this interpreter lacks: (name, version here or None, requirement). Empty: all there."""
-    rows = []
-    for name, bounds, line in requirements(path):
-        builds = OPENCV if name in OPENCV else (name,)  # any build of OpenCV is the same cv2
-        here = next((v for v in map(installed, builds) if v), None)
-        if here is None or not all(_holds(here, sign, bound) for sign, bound in bounds):
-            rows.append((name, here, line))
-    return rows
-
-
-def _holds(version: str, sign: str, bound: str) -> bool:
-    """Compare release numbers; a nightly or vendor build (2.6.0a0+abc) counts as its release."""
-    here, there = ([int(n) for n in re.findall(r"\d+", re.match(r"[\d.]*", v).group())]
-                   for v in (version, bound))  # fmt: skip
-    size = max(len(here), len(there))
-    here, there = (n + [0] * (size - len(n)) for n in (here, there))
-    return {">=": here >= there, "<=": here <= there, "==": here == there,
-            "!=": here != there, "<": here < there, ">": here > there}[sign]  # fmt: skip
 
 
 def venv_python() -> Path:
@@ -137,7 +88,7 @@ def stamp() -> str:
 
 def ask(python: Path) -> "list | None":
     """`problems()` of another interpreter; None where it does not run or could not be repaired."""
-    command = [str(python), str(Path(__file__).resolve()), str(REQUIREMENTS)]
+    command = [str(python), str(Path(packages.__file__).resolve()), str(REQUIREMENTS)]
     try:
         done = subprocess.run(command, stdout=PIPE, stderr=subprocess.DEVNULL, timeout=60)
         return json.loads(done.stdout.decode()) if done.returncode == 0 else None
@@ -154,10 +105,9 @@ def in_environment() -> bool:
 
 def ready() -> "str | None":
     """An interpreter that has everything already: this one, else the course's own, else None."""
-    own = Path(sys.prefix).resolve() == VENV.resolve()
-    if not problems() and not (own and stamp() == "installing"):
+    if not problems() and not (OWN and stamp() == "installing"):
         return sys.executable
-    if not own and stamp() == digest() and ask(venv_python()) == []:
+    if not OWN and stamp() == digest() and ask(venv_python()) == []:
         return str(venv_python())
     return None
 
@@ -176,42 +126,37 @@ def prepare() -> str:
     python = ready()
     if python:
         return python
-    own = Path(sys.prefix).resolve() == VENV.resolve()
-    if own or (in_environment() and installed("torch")):
-        complete(everything=own)
-        if own:
-            STAMP.write_text(digest() + "\n", encoding="utf-8")
+    if not OWN and in_environment() and installed("torch"):
+        complete()
         return sys.executable
     return make_venv()
 
 
 def make_venv() -> str:
     """Make, repair or update .venv from requirements.txt; its interpreter."""
-    python, lacks = venv_python(), ask(venv_python())
-    if lacks is None or stamp() == "installing":  # absent, broken or interrupted: from the start
+    python, lacks = str(venv_python()), ask(venv_python())
+    broken = lacks is None or stamp() == "installing"  # absent, damaged or interrupted
+    if broken and not OWN:  # from the start, but nobody saws off the branch he sits on
         for module in ("venv", "ensurepip"):
             if not importlib.util.find_spec(module):
                 todo = "on Debian or Ubuntu, sudo apt install python3-venv, then call this again"
                 raise CourseError(f"This Python has no {module} module: {todo}.")
         print(f"Making the environment {VENV}", flush=True)
         _call([sys.executable, "-m", "venv", "--clear", str(VENV)])
-        lacks = requirements()
-    if lacks:
+    if broken or lacks:
         STAMP.write_text("installing\n", encoding="utf-8")
         free = shutil.disk_usage(str(ROOT)).free / 1e9
-        print(
-            f"Installing requirements.txt: some minutes, up to 7 GB of {free:.0f} free", flush=True
-        )
-        pip_install(str(python), ["-r", str(REQUIREMENTS)])
-        check_pair(str(python))
+        size = f"some minutes, up to 7 GB of {free:.0f} free"
+        print(f"Installing requirements.txt: {size}", flush=True)
+        pip_install(python, ["-r", str(REQUIREMENTS)])
+        check_pair(python)
     STAMP.write_text(digest() + "\n", encoding="utf-8")
-    return str(python)
+    return python
 
 
-def complete(path: Path = REQUIREMENTS, everything: bool = False, skip: tuple = ()) -> list:
-    """Install into this interpreter what it lacks of `path`; the requirements installed.
+def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
+    """Install into this interpreter what it lacks of `path`; what that was, as in `problems`.
 
-    `everything` asks pip about the whole file, and so about what those packages need themselves;
     `skip` names packages that are not needed now.
 
     Raises:
@@ -225,20 +170,19 @@ def complete(path: Path = REQUIREMENTS, everything: bool = False, skip: tuple = 
                 "environment: upgrade torch, torchvision and numpy yourself, together, or call "
                 "`python3 -m helpers run` outside this environment, and the course makes its own."
             )
-    if lacks or everything:
+    if lacks:
         held = [n for n in KEEP + OPENCV + KERNEL if n not in [row[0] for row in lacks]]
         pins = [f"{name}=={installed(name)}" for name in held if installed(name)]
         cv2 = next((installed(name) for name in OPENCV if installed(name)), None)
         if cv2 and not installed(OPENCV[0]):  # albumentations asks for this build: the same cv2
             pins.append(f"{OPENCV[0]}=={cv2}")
-        wanted = ["-r", str(path)] if everything else [line for _, _, line in lacks]
         with tempfile.TemporaryDirectory() as folder:
             kept = Path(folder) / "constraints.txt"
             kept.write_text("\n".join(pins) + "\n", encoding="utf-8")
-            pip_install(sys.executable, ["-c", str(kept)] + wanted)
+            pip_install(sys.executable, ["-c", str(kept)] + [line for _, _, line in lacks])
         importlib.invalidate_caches()
         check_pair(sys.executable)
-    return [line for _, _, line in lacks]
+    return lacks
 
 
 def pip_install(python: str, arguments: list) -> None:
@@ -295,9 +239,8 @@ def bootstrap() -> None:
         raise CourseError(f"The course has left {ROOT}: restart the kernel, and it is found again.")
     done = complete(skip=TOOLS)
     if done:
-        print("Installed into this kernel: " + ", ".join(done))
-        names = [re.match(r"[\w.-]+", line).group() for line in done]
-        loaded = [name for name in names if name in sys.modules]
+        print("Installed into this kernel: " + ", ".join(line for _, _, line in done))
+        loaded = [name for name, _, _ in done if name in sys.modules]
         if loaded:
             print(f"Restart the kernel: it still uses the previous {', '.join(loaded)}.")
     try:
@@ -322,11 +265,3 @@ def call(command: list, cwd: "Path | None" = None, more: "dict | None" = None) -
             return code if code >= 0 else 128 - code
         except KeyboardInterrupt:  # the terminal sent it to the child too, which is about to end
             continue
-
-
-if __name__ == "__main__":  # `ask` runs this file in the interpreter in question
-    check_python()
-    lacking = problems(Path(sys.argv[1]))
-    if lacking:
-        import pip  # noqa: F401  without it nothing can be repaired
-    print(json.dumps(lacking))

@@ -20,6 +20,7 @@ from helpers.checkpoint import CheckpointError
 from helpers.data import Data, load
 from helpers.environment import CourseError
 from helpers.models import DavidNet
+from helpers.session import find_device
 from helpers.training import NonFiniteLoss, fit, rank_and_processes
 
 
@@ -31,7 +32,7 @@ def train(args: argparse.Namespace) -> int:
 
     Raises CourseError: what went wrong in the training, for the reader of the terminal.
     """
-    recipe = {r.name: r for r in (recipes.SOURCE, recipes.COURSE, recipes.SPEEDRUN)}[args.recipe]
+    recipe = getattr(recipes, args.recipe.upper())
     recipe = recipe if args.batch_size is None else recipe.with_batch(args.batch_size)
     device = join_processes()
     rank, processes = rank_and_processes()
@@ -69,15 +70,13 @@ def train(args: argparse.Namespace) -> int:
 
 def join_processes() -> torch.device:
     """Meet the other processes where torchrun started this one; the device to work on."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    many = "RANK" in os.environ
     if torch.cuda.is_available():
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    else:
-        many = "RANK" in os.environ  # processes on MPS cannot talk to each other
-        mps = torch.backends.mps.is_available() and not many
-        device = torch.device("mps" if mps else "cpu")
-    if "RANK" in os.environ:
+    else:  # processes on MPS cannot talk to each other
+        device = torch.device("cpu") if many else find_device()
+    if many:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 

@@ -63,6 +63,7 @@ def recipe(
 
     Runs that the file has already, made with the same settings, are not made again.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # now, not after a training
     path = folder / f"{recipe.name}-w{width}.json"
     wanted = settings(recipe, data, width, epochs, "full")
     runs = [] if not path.is_file() else stored_runs(path, wanted)

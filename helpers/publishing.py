@@ -17,11 +17,16 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
+from helpers import environment
 from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, ROOT, CourseError
 from helpers.notebooks import BUILD, Outcome, execute_all, write
 
 HELPERS = ROOT / "helpers"
 PROFILES = ("smoke", "cpu", "full")  # from small to large
+FACTS = {  # of helpers/environment.py, and how other files name them
+    "REPOSITORY": ("{}",),
+    "VERSION": ("/blob/v{}/notebooks/", f'{REPOSITORY}", "v{{}}"', "\nversion: {}\n"),
+}
 
 
 def code_digest(notebook: NotebookNode) -> str:
@@ -31,13 +36,16 @@ def code_digest(notebook: NotebookNode) -> str:
 
 
 def publish(
-    paths: list[Path], profile: str, choice: dict[str, str], out: Path = BUILD, force: bool = False
+    paths: list[Path], choice: dict[str, str], out: Path = BUILD, force: bool = False
 ) -> list[Outcome]:
     """Run the notebooks and write those that succeed back in place, cleaned and stamped.
+
+    choice: the kernels' variables; its COURSE_PROFILE is one of PROFILES.
 
     Raises:
         CourseError: a larger profile's outputs would be replaced by a smaller one's, without force.
     """
+    profile = choice["COURSE_PROFILE"]
     for path in paths:
         stored = nbformat.read(path, as_version=4).metadata.get("course", {}).get("profile")
         if stored and PROFILES.index(profile) < PROFILES.index(stored) and not force:
@@ -77,15 +85,12 @@ def save_images(notebook: NotebookNode, folder: Path) -> list[str]:
     """Write the figure of each cell tagged `image:NAME` to `folder`/NAME.png, for the README."""
     names = []
     for cell in notebook.cells:
+        pngs = [o.get("data", {}).get("image/png") for o in cell.get("outputs", [])]
         for tag in cell.metadata.get("tags", []):
             if tag.startswith("image:"):
-                name = tag.removeprefix("image:") + ".png"
-                png = next(
-                    o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
-                )
+                names.append(tag.removeprefix("image:") + ".png")
                 folder.mkdir(exist_ok=True)
-                (folder / name).write_bytes(base64.b64decode(png))
-                names.append(name)
+                (folder / names[-1]).write_bytes(base64.b64decode(next(filter(None, pngs))))
     return names
 
 
@@ -135,24 +140,32 @@ def _imported(source: str) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("helpers.")}
 
 
-def changed_helpers(path: Path) -> list[str] | None:
-    """The helpers that changed since the notebook's outputs were made; None: nothing is noted."""
+def changed_helpers(path: Path) -> list[str]:
+    """The helpers that changed since the notebook's outputs were made, where those are noted."""
     notebook = nbformat.read(path, as_version=4)
-    stored = notebook.metadata.get("course", {}).get("helpers")
-    if stored is None:
-        return None
     now = helper_digests(notebook)
+    stored = notebook.metadata.get("course", {}).get("helpers", now)
     return sorted(name for name in {*stored, *now} if stored.get(name) != now.get(name))
 
 
 def stale(paths: list[Path]) -> list[str]:
     """The names of the notebooks whose stored outputs are not those of their code cells."""
-    notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    return [
-        path.name
-        for path, notebook in zip(paths, notebooks, strict=True)
-        if notebook.metadata.get("course", {}).get("digest") != code_digest(notebook)
-    ]
+    return [path.name for path in paths if not _fresh(nbformat.read(path, as_version=4))]
+
+
+def _fresh(notebook: NotebookNode) -> bool:
+    return notebook.metadata.get("course", {}).get("digest") == code_digest(notebook)
+
+
+def check(paths: list[Path]) -> bool:
+    """Whether no outputs are stale; prints which are, and the helpers that changed since."""
+    old = stale(paths)
+    for path in paths:
+        if path.name in old:
+            print(f"{path.name}: its outputs are not those of its code cells; publish it again")
+        if changed := changed_helpers(path):
+            print(f"{path.name}: its outputs are older than {', '.join(changed)}")
+    return not old
 
 
 def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
@@ -170,7 +183,7 @@ def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
             changed.append(path.name)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        fresh = notebook.metadata.get("course", {}).get("digest") == code_digest(notebook)
+        fresh = _fresh(notebook)
         sources = [cell.source for cell in notebook.cells]
         for cell in notebook.cells:
             cell.source = edit(cell.source)
@@ -182,27 +195,18 @@ def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
     return changed
 
 
-def set_repository(old: str, new: str, root: Path = ROOT) -> list[str]:
-    """Write the public address into badges, bootstrap cells and texts; the files that changed."""
-    own = root / "helpers" / "environment.py"
-    text = own.read_text(encoding="utf-8")
-    own.write_text(text.replace(f'\nREPOSITORY = "{old}"', f'\nREPOSITORY = "{new}"', 1), "utf-8")
-    return [*edit_all(lambda text: text.replace(old, new), root), own.name]
+def write_fact(name: str, new: str, root: Path = ROOT) -> list[str]:
+    """Write a new REPOSITORY or VERSION into environment.py and all that names it; what changed."""
 
-
-def set_version(old: str, new: str, root: Path = ROOT) -> list[str]:
-    """Write the version whose tag Colab opens and fetches; the files that changed."""
-    own = root / "helpers" / "environment.py"
-    text = own.read_text(encoding="utf-8")
-    own.write_text(text.replace(f'\nVERSION = "{old}"', f'\nVERSION = "{new}"', 1), "utf-8")
-    places = ("/blob/v{}/notebooks/", f'{REPOSITORY}", "v{{}}"', "\nversion: {}\n")
-
-    def edit(text: str) -> str:
+    def edit(text: str, *places: str) -> str:
+        old = getattr(environment, name)
         for place in places:
             text = text.replace(place.format(old), place.format(new))
         return text
 
-    return [*edit_all(edit, root), own.name]
+    own = root / "helpers" / "environment.py"
+    own.write_text(edit(own.read_text("utf-8"), f'\n{name} = "{{}}"'), "utf-8")
+    return [*edit_all(lambda text: edit(text, *FACTS[name]), root), own.name]
 
 
 def renew_first_cells(root: Path = ROOT) -> list[str]:

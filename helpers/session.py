@@ -164,7 +164,13 @@ def find_device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if torch.backends.mps.is_available():
+        try:
+            torch.zeros(1, device="mps")
+            return torch.device("mps")
+        except RuntimeError:  # a virtual Mac has an MPS that gives out no memory
+            pass
+    return torch.device("cpu")
 
 
 def describe(session: Session) -> str:

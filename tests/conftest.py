@@ -11,6 +11,19 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
+@pytest.fixture
+def link():
+    """A function that makes the link `place` to `target`; the test skips where none may be made."""
+
+    def make(target: Path, place: Path) -> None:
+        try:
+            place.symlink_to(target)
+        except OSError as error:
+            pytest.skip(f"no links here: {error}")  # Windows, without the developer's mode
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def cifar_root() -> Path:
     """The folder that holds `cifar-10-batches-py`; the test skips where there is none."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from helpers import environment
+from helpers import environment, packages
 from helpers.environment import CourseError
 
 REPOSITORY = Path(environment.__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder, wheels = tmp_path / "the course" / "my copy", tmp_path / "wheels"
     (folder / "helpers").mkdir(parents=True)
     wheels.mkdir()
-    for name in ("__init__.py", "__main__.py", "environment.py"):
+    for name in ("__init__.py", "__main__.py", "doctor.py", "environment.py", "packages.py"):
         shutil.copy(REPOSITORY / "helpers" / name, folder / "helpers")
     (folder / "requirements.txt").write_text(REQUIREMENTS)
     wheel(wheels, "torch", "2.5.0")
@@ -104,6 +104,12 @@ def test_made_once_then_used_then_repaired(course: Path, bare: Path, with_pip: P
     changed = ask(bare, course)
     assert version(python, "later") == "3", changed.stderr
     assert (own / "mine").exists()  # completed, not made anew
+
+    (own / "course-stamp").write_text("installing\n")
+    inside = ask(python, course)  # called by itself, it is finished and not made anew
+    assert inside.stdout.splitlines()[-1] == str(python), inside.stderr
+    assert "Installing requirements.txt" in inside.stdout and (own / "mine").exists()
+    assert ask(bare, course).stdout == f"{python}\n"
 
     python.unlink()  # the Python it was made from was upgraded
     repaired = ask(bare, course)
@@ -178,13 +184,15 @@ def test_works_from_anywhere_and_says_what_is_missing(course: Path, bare: Path, 
 def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
     monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
     for version_info in ((3, 9, 1), (3, 14, 0)):
-        monkeypatch.setattr(environment.sys, "version_info", version_info)
+        monkeypatch.setattr(sys, "version_info", version_info)
         with pytest.raises(CourseError, match="needs Python 3.10 to 3.13") as error:
             environment.check_python()
         assert ("call python3.12 instead" if found else "python.org") in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["environment.py", "__main__.py", "__init__.py"])
+@pytest.mark.parametrize(
+    "name", ["environment.py", "packages.py", "__main__.py", "doctor.py", "__init__.py"]
+)
 def test_old_pythons_can_read_it(name: str):
     """So that they can say they are too old: nothing newer than 3.8, and nothing but `helpers`
     and the standard library imported at the top."""
@@ -227,20 +235,20 @@ def test_a_failed_installation_says_what_to_do(said: str, expected: str):
 def test_ranges_agree_with_packaging(tmp_path: Path, bounds: str, here: str):
     path = tmp_path / "requirements.txt"
     path.write_text(f"# comment\n\nthing{bounds}   # why\n")
-    ((name, signs, line),) = environment.requirements(path)
+    ((name, signs, line),) = packages.requirements(path)
     assert (name, line) == ("thing", f"thing{bounds}")
-    assert all(environment._holds(here, *s) for s in signs) == (here in Requirement(line).specifier)
+    assert all(packages.holds(here, *s) for s in signs) == (here in Requirement(line).specifier)
 
 
 def test_a_vendor_build_counts_as_its_release():
-    assert environment._holds("2.6.0a0+ecf3bae40a", ">=", "2.6")
+    assert packages.holds("2.6.0a0+ecf3bae40a", ">=", "2.6")
 
 
 def test_any_build_of_opencv_will_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     path = tmp_path / "requirements.txt"
     path.write_text("opencv-python-headless>=4.9,<6\n")
-    monkeypatch.setattr(environment, "installed", {"opencv-python": "4.12.0.88"}.get)
-    assert environment.problems(path) == []
+    monkeypatch.setattr(packages, "installed", {"opencv-python": "4.12.0.88"}.get)
+    assert packages.problems(path) == []
 
 
 def test_this_interpreter_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch):
@@ -288,8 +296,8 @@ def test_colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bare = tmp_path / "public" / environment.REPOSITORY
     for folder in (work / "helpers", content, bare.parent):
         folder.mkdir(parents=True)
-    shutil.copy(REPOSITORY / "helpers" / "__init__.py", work / "helpers")
-    shutil.copy(REPOSITORY / "helpers" / "environment.py", work / "helpers")
+    for name in ("__init__.py", "environment.py", "packages.py"):
+        shutil.copy(REPOSITORY / "helpers" / name, work / "helpers")
     (work / "requirements.txt").write_text("numpy>=1\n")
 
     def git(*arguments: str) -> None:
@@ -342,8 +350,8 @@ def test_every_import_is_named_in_the_requirements():
     modules = dict.fromkeys(["IPython", "jupyter_client", "psutil"], "ipykernel")
     modules |= {"PIL": "Pillow", "cv2": "opencv-python-headless", "nbformat": "nbclient"}
     modules |= dict.fromkeys(["pygments", "traitlets", "jinja2"], "nbconvert")
-    named = {name for name, bounds, _ in environment.requirements() if bounds}
-    assert named == {name for name, _, _ in environment.requirements()}
+    named = {name for name, bounds, _ in packages.requirements() if bounds}
+    assert named == {name for name, _, _ in packages.requirements()}
     for path in (REPOSITORY / "helpers").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             found = [a.name for a in node.names] if isinstance(node, ast.Import) else []

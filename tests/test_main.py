@@ -1,6 +1,8 @@
 """The command line: arguments, notebooks that fail or kill their kernel, publishing."""
 
 import base64
+import io
+import json
 import os
 import shutil
 import signal
@@ -13,7 +15,7 @@ import nbformat
 import pytest
 
 from helpers import __main__ as cli
-from helpers import environment, publishing
+from helpers import doctor, environment, publishing
 from helpers.environment import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run --seed 1.5", "'1.5': expected a whole number from 0 on"),
         ("run --sed 1", "unknown: --sed 1"),
         ("train --recipe best --out x", "invalid choice: 'best'"),
+        ("publish --repository https://example.org", "expected OWNER/NAME"),
+        ("publish --version v2", "'v2': expected three numbers, as in 0.2.0"),
+        ("publish --version 1.2.3 --repository a/b", "not allowed with argument"),
         ("", "COMMAND"),
     ],
 )
@@ -182,7 +187,7 @@ def test_the_address_is_written_everywhere(tmp_path: Path):
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     )
     path = write(tmp_path / "notebooks", "01_x.ipynb", cell, course={"digest": digest})
-    files = publishing.set_repository("OWNER/REPO", "ada/course", tmp_path)
+    files = publishing.write_fact("REPOSITORY", "ada/course", tmp_path)
     assert files == ["README.md", "01_x.ipynb", "environment.py"]
     assert own.read_text().splitlines()[1] == 'REPOSITORY = "ada/course"'
     assert (tmp_path / "README.md").read_text().endswith("github.com/ada/course")
@@ -204,7 +209,7 @@ def test_a_release_is_written_everywhere(tmp_path: Path):
         notebook.cells = [nbformat.v4.new_markdown_cell(badge), code]
         notebook.metadata["course"] = {"digest": digest or publishing.code_digest(notebook)}
         nbformat.write(notebook, tmp_path / "notebooks" / name)
-    files = publishing.set_version(environment.VERSION, "9.8.7", tmp_path)
+    files = publishing.write_fact("VERSION", "9.8.7", tmp_path)
     assert files == ["README.md", "CITATION.cff", "01_x.ipynb", "02_y.ipynb", "environment.py"]
     assert '\nVERSION = "9.8.7"  #' in (tmp_path / "helpers" / "environment.py").read_text("utf-8")
     assert "\nversion: 9.8.7\n" in (tmp_path / "CITATION.cff").read_text("utf-8")
@@ -222,10 +227,24 @@ def test_a_release_is_written_everywhere(tmp_path: Path):
     assert publishing.renew_first_cells(tmp_path) == []
 
 
-def test_the_address_must_be_one(place: Path, capsys):
+def test_publish_writes_a_fact(place: Path, monkeypatch, capsys):
     write(place, "01_x.ipynb", "1")
-    assert cli.main(["publish", "--repository", "https://example.org"]) == 1
-    assert "expected OWNER/NAME" in capsys.readouterr().err
+    told = []
+    monkeypatch.setattr(publishing, "write_fact", lambda *fact: told.append(fact) or ["README.md"])
+    assert cli.main(["publish", "--repository", "ada/course"]) == 0
+    assert cli.main(["publish", "--version", "1.2.3"]) == 0
+    assert told == [("REPOSITORY", "ada/course"), ("VERSION", "1.2.3")]
+    assert capsys.readouterr().out.splitlines()[1] == "1.2.3 now stands in: README.md"
+
+
+def test_a_terminal_that_cannot_take_every_letter(place: Path, monkeypatch):
+    """As a pipe on Windows: a letter is lost, not the run."""
+    write(place, "01_raises.ipynb", "raise ValueError('\u2192 here')")
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    assert cli.main(["run"]) == 1
+    pipe.flush()
+    assert b"? here" in pipe.buffer.getvalue()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -274,6 +293,20 @@ def test_doctor_reports(capsys):
     shown = capsys.readouterr().out
     for name in ("python", "torch", "device", "memory", "cores", "disk", "shapes", "smoke run"):
         assert name in shown
+
+
+def test_doctor_tells_the_time_of_a_full_run_only_where_it_was_measured(tmp_path: Path):
+    def measured(name: str, profile: str, device: str, seconds: float) -> str:
+        runs = [{"device": device, "seconds": seconds}]
+        (tmp_path / name).write_text(json.dumps({"profile": profile, "runs": runs}), "utf-8")
+        return doctor.full_run(tmp_path)
+
+    assert "nobody has measured it" in doctor.full_run(tmp_path / "nowhere")
+    assert "nobody has measured it" in measured("course-w64.json", "full", "CPU, x86_64", 9000)
+    assert "nobody has measured it" in measured("course-w16.json", "full", "NVIDIA X", 60)
+    assert "nobody has measured it" in measured("ladder-w64.json", "ladder", "NVIDIA X", 60)
+    told = measured("source-w64.json", "full", "NVIDIA X", 90)
+    assert told == "expected: its training alone takes 1.5 minutes on NVIDIA X"
 
 
 def test_test_passes_arguments_on(monkeypatch, tmp_path: Path):

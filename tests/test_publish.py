@@ -76,10 +76,10 @@ def test_students_get_all_the_rest(lesson):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["02", "04"])
-def test_the_students_edition_runs(number, tmp_path, monkeypatch):
+def test_the_students_edition_runs(number, tmp_path, monkeypatch, link):
     """In a folder of a copy of the course, where its first cell finds the helpers."""
     monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
-    (tmp_path / "helpers").symlink_to(ROOT / "helpers")
+    link(ROOT / "helpers", tmp_path / "helpers")
     folder = tmp_path / "student"
     assert cli.main(["publish", "--only", number, "--student", str(folder)]) == 0
     assert sorted(p.name for p in folder.iterdir()) == [

@@ -1,4 +1,4 @@
-"""What the README tells people to type works: small things are run, long ones are parsed."""
+"""What the texts tell people to type works: small things are run, long ones are parsed."""
 
 import re
 import shlex
@@ -7,23 +7,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from helpers.__main__ import parser
+from helpers.data import load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "notebooks" / "TEACHING.md"]
 FENCED = re.compile(r"```\n(.*?)```", re.S)
-BLOCKS = [line for block in FENCED.findall(README) for line in block.split("\n")]
-SPANS = re.findall(r"`([^`]+)`", FENCED.sub("", README))
-COMMANDS = sorted(
-    {
-        " ".join(text.split())
-        for text in BLOCKS + SPANS
-        if re.match(
-            r"(\w+=\S+ )*(python3[\d.]* |\S*torchrun .*)-m helpers \w", " ".join(text.split())
-        )
-    }
-)
+COMMAND = re.compile(r"(\w+=\S+ )*(python3[\d.]* |\S*torchrun .*)-m helpers \w")
+
+
+def commands(text: str) -> set[str]:
+    """Those in its fenced blocks, a line each, and in its spans of code."""
+    blocks = [line for block in FENCED.findall(text) for line in block.split("\n")]
+    spans = re.findall(r"`([^`]+)`", FENCED.sub("", text))
+    typed = {" ".join(words.split()) for words in blocks + spans}
+    return {words for words in typed if COMMAND.match(words)}
+
+
+COMMANDS = sorted(commands(README).union(*(commands(p.read_text("utf-8")) for p in OTHERS)))
 
 
 def words_of(command: str) -> list[str]:
@@ -33,7 +37,7 @@ def words_of(command: str) -> list[str]:
 
 
 def test_the_readme_names_its_commands():
-    assert {words_of(command)[0] for command in COMMANDS} == {
+    assert {words_of(command)[0] for command in commands(README)} == {
         "run", "test", "lab", "doctor", "train", "measure", "publish"
     }  # fmt: skip
 
@@ -44,7 +48,8 @@ def test_commands_are_parsed(command: str, tmp_path: Path, monkeypatch):
         (tmp_path / "pictures" / part).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     options, rest = parser().parse_known_args(words_of(command))
-    assert not rest, f"{command}: {rest} is no argument of it"
+    files = [word for word in rest if options.command == "test" and (ROOT / word).exists()]
+    assert rest == files, f"{command}: {rest} is no argument of it"
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`(--[\w-]+)", README))))
@@ -55,12 +60,43 @@ def test_options_named_alone_exist(option: str):
     assert any(option in text for text in helps)
 
 
+def pictures(folder: Path) -> Path:
+    """Some drawn shapes as a reader's own pictures: three classes, 150 and 40 of each."""
+    data = load("shapes", holdout=0)
+    for part, images, count in (("train", data.train, 150), ("test", data.unlock_test(), 40)):
+        for label, name in enumerate(images.classes[:3]):
+            (folder / part / name).mkdir(parents=True)
+            for i, image in enumerate(images.images[images.labels == label][:count]):
+                Image.fromarray(image).save(folder / part / name / f"{i}.png")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
         ["doctor"],
         ["run", "--profile", "smoke", "--only", "04"],
+        ["run", "--profile", "smoke", "--only", "01", "--data", "folder:PICTURES"],
+        ["publish", "--only", "04", "--student", "OUT"],
+        ["publish", "--only", "04", "--slides", "OUT"],
+        [
+            "measure",
+            "--recipe",
+            "course",
+            "--data",
+            "shapes",
+            "--width",
+            "4",
+            "--epochs",
+            "1",
+            "--limit",
+            "600",
+            "--seeds",
+            "1",
+            "--out",
+            "OUT",
+        ],
         ["train", "--profile", "smoke", "--out", "OUT"],
         ["train", "--profile", "smoke", "--out", "OUT", "--resume"],
     ],
@@ -68,13 +104,17 @@ def test_options_named_alone_exist(option: str):
 )
 def test_commands_work(arguments: list[str], tmp_path: Path):
     """From another folder, as a reader types them."""
-    typed = [str(tmp_path / "out") if word == "OUT" else word for word in arguments]
+    typed = [word.replace("OUT", str(tmp_path / "out")) for word in arguments]
+    if "folder:PICTURES" in typed:
+        typed[-1] = f"folder:{pictures(tmp_path / 'pictures')}"
     if "--resume" in typed:
         first = [word for word in typed if word != "--resume"]
         subprocess.run([sys.executable, str(ROOT / "helpers"), *first], check=True)
     command = [sys.executable, str(ROOT / "helpers"), *typed]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    if arguments[0] == "train":
-        assert (tmp_path / "out" / "model.pt").is_file()
-        assert (tmp_path / "out" / "results.json").is_file()
+    made = {"train": ["model.pt", "results.json"], "measure": ["course-w4.json", "course-w4.pt"]}
+    for name in made.get(arguments[0], []):
+        assert (tmp_path / "out" / name).is_file()
+    if arguments[0] == "publish":
+        assert any((tmp_path / "out").glob("04_*"))

@@ -24,6 +24,18 @@ def test_a_seed_is_a_whole_number(seed):
         session.start("smoke", seed=seed)
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_an_mps_that_gives_out_no_memory_is_left_alone(works, monkeypatch):
+    def zeros(*size, device):
+        if not works:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes)")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    assert session.find_device() == torch.device("mps" if works else "cpu")
+
+
 def test_an_unknown_profile_is_named():
     with pytest.raises(ValueError, match="'huge': expected auto, smoke, cpu, full"):
         session.start("huge")

@@ -330,6 +330,8 @@ def job(folder, moment=None, resume=False):
 @pytest.fixture(scope="module")
 def spawn():
     """Starts processes that have everything imported, without this one's threads."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system has no forkserver")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["helpers.training", "torch._dynamo"])
 

@@ -1,0 +1,102 @@
+"""What a bug report needs: versions, hardware, data, times. Missing things are said, never raised.
+
+Standard library only, and no syntax newer than 3.8: it describes broken machines too.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import environment, packages
+from helpers.environment import ROOT, CourseError
+
+
+def report() -> str:
+    """The text for the issue form, a line each."""
+    free = shutil.disk_usage(str(ROOT)).free / 1e9
+    data = Path(os.environ.get("COURSE_DATA_ROOT") or ROOT / "data")
+    here = (data / "cifar-10-batches-py" / "test_batch").is_file()
+    cifar = f"in {data}" if here else f"not in {data}: fetched at first use (170 MB)"
+    rows = {
+        "course": commit(),
+        "python": f"{platform.python_version()}, {sys.executable}",
+        "platform": platform.platform(),
+        **what_is_installed(),
+        **hardware(),
+        "disk": f"{free:.0f} GB free where the course is",
+        "data": f"shapes: built in; CIFAR-10: {cifar}",
+        # The bounds the course keeps to, without installation and download.
+        "smoke run": "expected: under 4 minutes on 2 cores",
+        "cpu run": "expected: under 25 minutes on 2 cores",
+        "full run": full_run(),
+    }
+    return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
+
+
+def commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return done.stdout.decode().strip() or "no git commit"
+    except OSError:
+        return "no git"
+
+
+def what_is_installed() -> dict:
+    """What is missing of requirements.txt, and what is there."""
+    try:
+        environment.check_python()
+    except CourseError as error:
+        return {"packages": str(error)}
+    lacks = ", ".join(f"{line} (here: {v or 'none'})" for _, v, line in packages.problems())
+    names = [name for name, _, _ in packages.requirements()]
+    found = [(name, packages.installed(name)) for name in names]
+    return {
+        "packages": f"missing: {lacks}" if lacks else "requirements.txt is satisfied",
+        "versions": ", ".join(f"{name} {v}" for name, v in found if v) or "none",
+    }
+
+
+def hardware() -> dict:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        import psutil
+
+        found = psutil.virtual_memory()
+        memory = f"{found.total / 1e9:.0f} GB, {found.available / 1e9:.0f} GB of it free"
+    except Exception:  # psutil comes with ipykernel; without it the report goes on
+        memory = "not known without the environment"
+    try:
+        import torch
+        import torchvision  # noqa: F401
+
+        device = f"{gpu_or_cpu(torch)}; {torch.get_num_threads()} threads"
+    except Exception as error:  # absent or mismatched: exactly what the report is for
+        device = f"unknown, torch cannot be imported: {error}"
+    workers = f"{cores}, so at most {cores} loader workers"
+    return {"cores": workers, "memory": memory, "device": device}
+
+
+def gpu_or_cpu(torch) -> str:
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        return f"cuda: {gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def full_run(folder: Path = ROOT / "images" / "results") -> str:
+    """The longest training of the full profile that was measured on a GPU, if any was."""
+    runs = []
+    for path in folder.glob("*-w64.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["profile"] == "full":
+            runs += [(run["seconds"] / 60, run["device"]) for run in content["runs"]]
+    on_gpu = [run for run in runs if not run[1].startswith("CPU")]
+    if not on_gpu:
+        return "made for a GPU, where nobody has measured it yet; not meant for a CPU"
+    minutes, device = max(on_gpu)
+    return f"expected: its training alone takes {minutes:.1f} minutes on {device}"
