@@ -24,7 +24,7 @@ from helpers.training import NonFiniteLoss, fit, rank_and_processes
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train the recipe's net; write model.pt, results.json and checkpoint.pt to args.out; 0.
+    """Train the recipe's net: model.pt, results.json, checkpoint.pt in args.out. Returns 0.
 
     args: recipe (source, course, speedrun), data and holdout and limit (as in `data.load`), width,
     epochs and batch_size (None: the recipe's), profile (its name, or None), seed, out, resume.
