@@ -19,13 +19,13 @@ from helpers import recipes, results
 from helpers.checkpoint import CheckpointError
 from helpers.data import Data, load
 from helpers.environment import CourseError
-from helpers.models import DavidNet
+from helpers.measure import new_net
 from helpers.session import find_device
 from helpers.training import NonFiniteLoss, fit, rank_and_processes
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train DavidNet and write args.out/model.pt, results.json and checkpoint.pt; 0, as exit code.
+    """Train the recipe's net: model.pt, results.json, checkpoint.pt in args.out. Returns 0.
 
     args: recipe (source, course, speedrun), data and holdout and limit (as in `data.load`), width,
     epochs and batch_size (None: the recipe's), profile (its name, or None), seed, out, resume.
@@ -40,7 +40,7 @@ def train(args: argparse.Namespace) -> int:
     try:
         data = load_once(args)
         torch.manual_seed(args.seed)
-        model = DavidNet(args.width, len(data.classes)).to(device)
+        model = new_net(recipe, data, args.width).to(device)
         history = fit(
             model, data.train, data.val, recipe=recipe, epochs=args.epochs, seed=args.seed,
             out=args.out, resume=args.resume,

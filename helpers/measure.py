@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
+from helpers.augment import normalise
 from helpers.checkpoint import write
 from helpers.data import Data
-from helpers.models import DavidNet
-from helpers.recipes import COURSE, SOURCE, Recipe
+from helpers.models import DavidNet, SpeedNet
+from helpers.recipes import COURSE, SOURCE, SPEEDRUN, Recipe
 from helpers.results import FOLDER, origin, reached, save, settings, sha256
 from helpers.training import fit
 
@@ -38,6 +39,15 @@ LADDER = {
 }
 
 
+def new_net(recipe: Recipe, data: Data, width: int) -> DavidNet | SpeedNet:
+    """The recipe's net with fresh weights: SpeedNet for the speed run, DavidNet for all others."""
+    if recipe.name != SPEEDRUN.name:
+        return DavidNet(width, len(data.classes))
+    net, images = SpeedNet(width, len(data.classes)), torch.from_numpy(data.train.images[:5000])
+    net.whiten(normalise(images, data.train.mean, data.train.std))
+    return net
+
+
 def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | None = None):
     """Train one net and evaluate it once, after its last step; (model, what it reached).
 
@@ -45,7 +55,7 @@ def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | Non
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
-    model = DavidNet(width, len(data.classes)).to(device)
+    model = new_net(recipe, data, width).to(device)
     began = time.perf_counter()
     history = fit(model, data.train, recipe=recipe, epochs=epochs, seed=seed)
     return model, reached(model, data, history, seed, time.perf_counter() - began)

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.models import DavidNet, LinearNet, SmallCNN
+from helpers.models import DavidNet, LinearNet, SmallCNN, SpeedNet
 
 
 def count(model: nn.Module) -> int:
@@ -45,6 +46,33 @@ def test_logits_train_and_reach_every_parameter(net):
     F.cross_entropy(logits, torch.arange(6)).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
     net.to(memory_format=torch.channels_last)(x)  # would raise on a view instead of a flatten
+
+
+def test_speed_net_is_as_large_as_airbench94():
+    """The widths of its paper by hand: 24 whitening filters, 64, 256 and 256 channels."""
+    net = SpeedNet()
+    trained = 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 256 + 256) + 2560
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == trained
+    x = torch.randn(6, 3, 32, 32)
+    F.cross_entropy(SpeedNet(4, 7)(x), torch.arange(6)).backward()
+    F.cross_entropy(net(x), torch.arange(6)).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
+
+
+def test_whitened_patches_are_uncorrelated_and_of_equal_size():
+    torch.manual_seed(0)
+    x = (
+        F.avg_pool2d(torch.randn(40, 3, 36, 36), 5, stride=1) * 5
+    )  # neighbours alike, as in pictures
+    x += x.roll(1, dims=1)  # channels too
+    net = SpeedNet()
+    before = np.cov(F.unfold(x, 2).transpose(0, 1).flatten(1))
+    net.whiten(x, eps=0)
+    out = F.conv2d(x, net.whitening.weight).transpose(0, 1).flatten(1)
+    assert abs(before - np.diag(before.diagonal())).max() > 0.5
+    np.testing.assert_allclose(np.cov(out[:12]), np.eye(12), atol=1e-3)
+    torch.testing.assert_close(out[12:], -out[:12])
+    assert not net.whitening.weight.requires_grad
 
 
 def test_small_cnn_by_hand():

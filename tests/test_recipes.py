@@ -33,9 +33,17 @@ def test_course_is_pages_schedule():
     assert COURSE.lr(24 * 97 - 1, 97) == 0 and COURSE.lr(5 * 97 - 1, 97) == 0.4
 
 
-def test_speedrun_is_pages_schedule():
-    expected = np.interp(np.arange(1, 10 * 97 + 1) / 97, [0, 2, 8, 10], [0, 1, 0.1, 0.1])
-    np.testing.assert_allclose(curve(SPEEDRUN, 97), expected, rtol=1e-12)
+def test_speedrun_has_the_numbers_of_airbench94():
+    """Its learning rate is for a summed loss and "decoupled" of batch and momentum: converted."""
+    per_image = 11.5 / (1024 * (1 + 1 / (1 - 0.85)))
+    assert SPEEDRUN.batch_size == 1024 and SPEEDRUN.momentum == 0.85
+    assert SPEEDRUN.peak == pytest.approx(per_image * 1024, rel=0.01)
+    decay = 0.0153 * 1024 / (1024 * (1 + 1 / (1 - 0.85))) / (per_image * 1024)
+    assert SPEEDRUN.weight_decay == pytest.approx(decay, rel=0.03)
+    assert (SPEEDRUN.bias_lr, SPEEDRUN.label_smoothing, SPEEDRUN.pad) == (64, 0.2, 2)
+    rates = curve(SPEEDRUN, 48) / SPEEDRUN.peak
+    assert rates[0] == pytest.approx(0.2, abs=0.01) and rates[-1] == pytest.approx(0.07)
+    assert rates.argmax() / len(rates) == pytest.approx(0.23, abs=0.03)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

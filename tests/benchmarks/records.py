@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from helpers import recipes  # noqa: E402
 from helpers.data import load  # noqa: E402
 from helpers.evaluation import predict  # noqa: E402
-from helpers.models import DavidNet  # noqa: E402
+from helpers.measure import new_net  # noqa: E402
 from helpers.training import fit  # noqa: E402
 
 
@@ -63,7 +63,7 @@ class Record:
 
 def ours(recipe, data, seed: int, compile: bool) -> tuple[float, float, float]:
     torch.manual_seed(seed)
-    net = DavidNet(64).cuda()
+    net = new_net(recipe, data, 64).cuda()
     history = fit(net, data.train, recipe=recipe, seed=seed, compile=compile, verbose=False)
     seconds = sum(row["seconds"] for row in history)
     images = recipe.epochs * (len(data.train) // recipe.batch_size) * recipe.batch_size
