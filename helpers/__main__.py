@@ -1,6 +1,6 @@
 """The command line of the course: python3 -m helpers run | test | lab | doctor | train | publish.
 
-Starts on a bare Python (no syntax newer than 3.8 here): finds or makes an interpreter that has
+Starts on a bare Python (no syntax newer than 3.6 here): finds or makes an interpreter that has
 everything, and goes on in that one.
 """
 
@@ -30,10 +30,17 @@ MINUTES = (
 
 
 def seed(text):
+    """argparse type: a whole number that numpy and torch take as a seed."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 4294967295")
+    return text
+
+
+def whole(text):
     """argparse type: a whole number from 0 on."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 on")
-    return text
+    return int(text)
 
 
 def positive(text):
@@ -105,7 +112,7 @@ def parser():
     train.add_argument("--epochs", type=positive, help="default: the recipe's")
     train.add_argument("--batch-size", type=positive, help="default: the recipe's")
     train.add_argument("--limit", type=positive, help="at most so many images of each part")
-    train.add_argument("--holdout", type=int, default=5000, help="0: train on all, then test")
+    train.add_argument("--holdout", type=whole, default=5000, help="0: train on all, then test")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--resume", action="store_true")
     measure = add("measure", help="train recipes over seeds into images/results/, for the README")
@@ -127,6 +134,10 @@ def run(options, rest):
     from helpers.notebooks import execute_all
 
     environment.check_pair(sys.executable)
+    if options.data not in ("auto", "shapes"):  # once here, not in each notebook
+        from helpers import launch, session
+
+        launch.load_or_say(options.data, limit=session.choose_profile(options.profile).limit)
     outcomes = execute_all(choose(options.only), choice(options), BUILD)
     print(f"The executed notebooks are in {BUILD}")
     return int(any(outcome.error for outcome in outcomes))
@@ -169,7 +180,8 @@ def publish(options, rest):
             print(f"{name}: its outputs are not those of its code cells; publish it again")
     if options.check:
         for path in paths:
-            if changed := publishing.changed_helpers(path):
+            changed = publishing.changed_helpers(path)
+            if changed:
                 print(f"{path.name}: its outputs are older than {', '.join(changed)}")
         return int(bool(old))
     if options.slides:
@@ -217,17 +229,18 @@ def train(options, rest):
 
 def measure(options, rest):
     from helpers import measure, recipes, results
-    from helpers.data import load
+    from helpers.launch import load_or_say, make_folder, one_sentence
 
-    folder = options.out or results.FOLDER
+    folder = make_folder(options.out or results.FOLDER)
     size = options.width, options.seeds, options.epochs
-    data = load(options.data, holdout=5000 if options.ladder else 0, limit=options.limit)
-    if options.ladder:
-        measure.ladder(data, *size, folder)
-        return 0
+    data = load_or_say(options.data, 5000 if options.ladder else 0, options.limit)
     known = {r.name: r for r in (recipes.SOURCE, recipes.COURSE, recipes.SPEEDRUN)}
-    for name in options.recipe:
-        measure.recipe(known[name], data, *size, folder)
+    with one_sentence():
+        if options.ladder:
+            measure.ladder(data, *size, folder)
+        else:
+            for name in options.recipe:
+                measure.recipe(known[name], data, *size, folder)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Finds or makes the interpreter that has everything in requirements.txt. Standard library only.
 
 Old Pythons must be able to read this file and __main__.py, so that they can say what is wrong:
-no syntax newer than 3.8 here. What is present is never replaced where it would break something:
+no syntax newer than 3.6 here. What is present is never replaced where it would break something:
 torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 
@@ -96,8 +96,10 @@ def digest(path: Path = REQUIREMENTS) -> str:
 
 def installed(name: str) -> "str | None":
     """The version of a package in this interpreter, None if it is absent or half removed."""
-    from importlib import metadata
-
+    try:
+        from importlib import metadata
+    except ImportError:  # before Python 3.8, where nothing of the course can be installed
+        return None
     try:
         return metadata.version(name) or None
     except (metadata.PackageNotFoundError, KeyError):

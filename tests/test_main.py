@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from helpers import __main__ as cli
 from helpers import environment, publishing
@@ -53,7 +54,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run --data imagenet", "'imagenet': expected auto, shapes, cifar10 or folder:PATH"),
         ("run --data folder:/nowhere", "expected a folder with train/<class>/ and test/<class>/"),
         ("run --seed -1", "expected"),
-        ("run --seed 1.5", "'1.5': expected a whole number from 0 on"),
+        ("run --seed 1.5", "'1.5': expected a whole number from 0 to 4294967295"),
+        ("run --seed 4294967296", "'4294967296': expected a whole number from 0 to 4294967295"),
+        ("train --width 0 --out x", "'0': expected a whole number from 1 on"),
+        ("train --epochs two --out x", "'two': expected a whole number from 1 on"),
+        ("train --holdout -1 --out x", "'-1': expected a whole number from 0 on"),
         ("run --sed 1", "unknown: --sed 1"),
         ("train --recipe best --out x", "invalid choice: 'best'"),
         ("", "COMMAND"),
@@ -115,6 +120,19 @@ def test_run_goes_on_after_failures(place: Path, monkeypatch, capsys):
         texts(build / "01_raises.ipynb") == texts(build / "02_dies.ipynb") == ["before\n", "", ""]
     )
     assert texts(build / "03_warns.ipynb")[0] == f"{sys.executable} {place} smoke\n"
+
+
+def test_data_that_cannot_be_used_is_said_once_and_not_by_each_notebook(place: Path, capsys):
+    write(place, "01_fine.ipynb", "1")
+    pictures = place.parent / "pictures"
+    for folder in ("train/cat", "train/dog", "test/cat", "test/bird"):
+        (pictures / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(pictures / folder / "1.png")
+    assert cli.main(["run", "--data", f"folder:{pictures}"]) == 1
+    said = capsys.readouterr()
+    assert (
+        "the classes differ" in said.err and said.err.count("\n") == 1 and "[1/1]" not in said.out
+    )
 
 
 def test_run_succeeds(place: Path, capsys):
