@@ -100,20 +100,23 @@ def test_run_goes_on_after_failures(place: Path, monkeypatch, capsys):
     monkeypatch.setenv("JUPYTER_PATH", str(bogus.parents[1]))  # another kernel of that name
     write(place, "01_raises.ipynb", "print('before')", "1 / 0", "print('after')")
     write(place, "02_dies.ipynb", "print('before')", "import os\nos._exit(1)", "print('after')")
+    (place / "00_damaged.ipynb").write_text("<<<<<<< of a merge")
     write(place, "03_warns.ipynb", WHERE, "import warnings\nwarnings.warn('careful')")
     begun = time.monotonic()
     assert cli.main(["run", "--seed", "3"]) == 1
     assert time.monotonic() - begun < 60
     shown = capsys.readouterr().out
-    assert "[1/3] 01_raises: FAILED" in shown and "ZeroDivisionError" in shown
+    assert "[2/4] 01_raises: FAILED" in shown and "ZeroDivisionError" in shown
     assert "the kernel died in cell 2" in shown
     rows = [line.split(maxsplit=3) for line in shown.splitlines() if line.startswith("0")]
-    assert [row[:2] for row in rows[:3]] == [
+    assert f"{place / '00_damaged.ipynb'} is no notebook: get it again" in shown
+    assert [row[:2] for row in rows[:4]] == [
+        ["00_damaged", "0/0"],
         ["01_raises", "1/3"],
         ["02_dies", "1/3"],
         ["03_warns", "2/2"],
     ]
-    assert rows[2][3] == "ok" and "1 of 3 ok" in shown
+    assert rows[3][3] == "ok" and "1 of 4 ok" in shown
     assert "stderr: 1\n03_warns cell 2: " in shown and "careful" in shown
     build = place.parent / "build"
     assert (
