@@ -1,6 +1,6 @@
 """The commands python3 -m helpers run | test | lab | doctor | train | measure | publish.
 
-Starts on a bare Python (no syntax newer than 3.8 here): finds or makes an interpreter that has
+Starts on a bare Python (no syntax newer than 3.6 here): finds or makes an interpreter that has
 everything, and goes on in that one.
 """
 
@@ -39,6 +39,13 @@ version = like(r"\d+\.\d+\.\d+", "three numbers, as in 0.2.0", lambda text: ("VE
 a_source = like("auto|shapes|cifar10", "auto, shapes, cifar10 or folder:PATH", str)
 
 
+def seed(text):
+    """argparse type: a whole number that numpy and torch take as a seed."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 4294967295")
+    return int(text)
+
+
 def data_source(text):
     """argparse type: auto, shapes, cifar10 or folder:PATH, where PATH holds train/ and test/."""
     if not text.startswith("folder:"):
@@ -67,7 +74,7 @@ def parser():
     for command in (run, publish, test):
         command.add_argument("--profile", choices=PROFILES, default="smoke")
     for command in (run, publish, test, train):
-        command.add_argument("--seed", type=from_0, default=0)
+        command.add_argument("--seed", type=seed, default=0)
     for command in (run, publish, test, train, measure):
         default = "cifar10" if command is measure else "auto"
         command.add_argument("--data", type=data_source, default=default, metavar="SOURCE",
@@ -123,6 +130,10 @@ def run(options, rest):
     from helpers.notebooks import execute_all
 
     environment.check_pair(sys.executable)
+    if options.data not in ("auto", "shapes"):  # once here, not in each notebook
+        from helpers import launch, session
+
+        launch.load_or_say(options.data, limit=session.choose_profile(options.profile).limit)
     outcomes = execute_all(choose(options.only), choice(options), BUILD)
     print(f"The executed notebooks are in {BUILD}")
     return int(any(outcome.error for outcome in outcomes))
@@ -193,16 +204,17 @@ def train(options, rest):
 
 def measure(options, rest):
     from helpers import measure, recipes, results
-    from helpers.data import load
+    from helpers.launch import load_or_say, make_folder, one_sentence
 
-    folder = options.out or results.FOLDER
+    folder = make_folder(options.out or results.FOLDER)
     size = options.width or 64, options.seeds, options.epochs
-    data = load(options.data, holdout=5000 if options.ladder else 0, limit=options.limit)
-    if options.ladder:
-        measure.ladder(data, *size, folder)
-        return 0
-    for name in options.recipe:
-        measure.recipe(getattr(recipes, name.upper()), data, *size, folder)
+    data = load_or_say(options.data, 5000 if options.ladder else 0, options.limit)
+    with one_sentence():
+        if options.ladder:
+            measure.ladder(data, *size, folder)
+        else:
+            for name in options.recipe:
+                measure.recipe(getattr(recipes, name.upper()), data, *size, folder)
     return 0
 
 
@@ -216,7 +228,8 @@ def doctor(options, rest):
 def main(arguments=None):
     """Exit code of the command line `arguments`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.stdout.reconfigure(errors="replace")  # on Windows a pipe cannot take every letter
+    if hasattr(sys.stdout, "reconfigure"):  # on Windows a pipe cannot take every letter
+        sys.stdout.reconfigure(errors="replace")
     options, rest = parser().parse_known_args(arguments)
     if rest and options.command not in ("test", "lab"):
         parser().error(f"unknown: {' '.join(rest)}")

@@ -76,7 +76,10 @@ def write(path: Path, value, keep: Path | None = None) -> None:
     """
     fresh = path.with_name(path.name + ".tmp")
     with open(fresh, "wb") as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # how torch says that the disk is full
+            raise OSError(f"{path} cannot be written whole, is the disk full? {error}") from error
         file.flush()
         os.fsync(file.fileno())  # on the disk before a name points to it
     if keep is not None and path.exists():

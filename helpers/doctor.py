@@ -1,6 +1,6 @@
 """What a bug report needs: versions, hardware, data, times. Missing things are said, never raised.
 
-Standard library only, and no syntax newer than 3.8: it describes broken machines too.
+Standard library only, and no syntax newer than 3.6: it describes broken machines too.
 """
 
 import json

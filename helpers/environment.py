@@ -1,7 +1,7 @@
 """Finds or makes the interpreter that has everything in requirements.txt. Standard library only.
 
 Old Pythons must be able to read this file and __main__.py, so that they can say what is wrong:
-no syntax newer than 3.8 here. What is present is never replaced where it would break something:
+no syntax newer than 3.6 here. What is present is never replaced where it would break something:
 torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 

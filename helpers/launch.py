@@ -10,6 +10,8 @@ has a copy of the model and takes its share of every batch; the gradients are av
 import argparse
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +19,8 @@ import torch.distributed as dist
 
 from helpers import recipes, results
 from helpers.checkpoint import CheckpointError
-from helpers.data import Data, load
+from helpers.data import HOLDOUT, Data, load
+from helpers.download import DownloadError
 from helpers.environment import CourseError
 from helpers.measure import new_net
 from helpers.session import find_device
@@ -34,26 +37,31 @@ def train(args: argparse.Namespace) -> int:
     """
     recipe = getattr(recipes, args.recipe.upper())
     recipe = recipe if args.batch_size is None else recipe.with_batch(args.batch_size)
+    args.out = make_folder(args.out)
     device = join_processes()
     rank, processes = rank_and_processes()
     began = time.perf_counter()
     try:
-        data = load_once(args)
-        torch.manual_seed(args.seed)
-        model = new_net(recipe, data, args.width).to(device)
-        history = fit(
-            model, data.train, data.val, recipe=recipe, epochs=args.epochs, seed=args.seed,
-            out=args.out, resume=args.resume,
-        )  # fmt: skip
-        if rank == 0:
-            run = results.reached(model, data, history, args.seed, time.perf_counter() - began)
-            run |= results.origin()
-            made = results.settings(recipe, data, args.width, args.epochs, args.profile)
-            results.save(Path(args.out) / "results.json", {**made, "runs": [run]})
-            print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
-                  f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
-    except (CheckpointError, NonFiniteLoss, torch.cuda.OutOfMemoryError) as error:
-        raise CourseError(str(error)) from error
+        with one_sentence():
+            data = load_once(args)
+            if recipe.drop_last and (count := len(data.train)) < recipe.batch_size:
+                raise CourseError(
+                    f"{count} training images do not fill one batch of {recipe.batch_size}: take "
+                    f"--batch-size {max(count // 8, 1)}, or more images."
+                )
+            torch.manual_seed(args.seed)
+            model = new_net(recipe, data, args.width).to(device)
+            history = fit(
+                model, data.train, data.val, recipe=recipe, epochs=args.epochs, seed=args.seed,
+                out=args.out, resume=args.resume,
+            )  # fmt: skip
+            if rank == 0:
+                run = results.reached(model, data, history, args.seed, time.perf_counter() - began)
+                run |= results.origin()
+                made = results.settings(recipe, data, args.width, args.epochs, args.profile)
+                results.save(Path(args.out) / "results.json", {**made, "runs": [run]})
+                print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
+                      f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
     except RuntimeError as error:
         if processes == 1:
             raise
@@ -66,6 +74,36 @@ def train(args: argparse.Namespace) -> int:
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """What its reader can mend leaves a training as CourseError; a fault of ours stays as it is."""
+    try:
+        yield
+    except (CheckpointError, NonFiniteLoss, torch.cuda.OutOfMemoryError) as error:
+        raise CourseError(str(error)) from error
+    except OSError as error:  # a full disk, a folder that is gone
+        raise CourseError(f"A file cannot be read or written: {error}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made where it is absent, before the training and not after it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(
+            f"--out {path} cannot be made ({error.strerror}): name a folder where you may write"
+        ) from error
+    return path
+
+
+def load_or_say(source: str, holdout: int = HOLDOUT, limit: int | None = None) -> Data:
+    """`data.load`; whatever is wrong with the source or the sizes is said in one sentence."""
+    try:
+        return load(source, holdout=holdout, limit=limit)
+    except (ValueError, OSError, DownloadError) as error:
+        raise CourseError(str(error)) from error
 
 
 def join_processes() -> torch.device:
@@ -86,7 +124,7 @@ def load_once(args: argparse.Namespace) -> Data:
     follower = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if dist.is_initialized() and follower:
         dist.barrier()
-    data = load(args.data, holdout=args.holdout, limit=args.limit)
+    data = load_or_say(args.data, args.holdout, args.limit)
     if dist.is_initialized() and not follower:
         dist.barrier()
     return data

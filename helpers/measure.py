@@ -19,6 +19,7 @@ import torch
 from helpers.augment import normalise
 from helpers.checkpoint import write
 from helpers.data import Data
+from helpers.environment import CourseError
 from helpers.models import DavidNet, SpeedNet
 from helpers.recipes import COURSE, SOURCE, SPEEDRUN, Recipe
 from helpers.results import FOLDER, origin, reached, save, settings, sha256
@@ -110,12 +111,16 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
 
 
 def stored_runs(path: Path, wanted: dict) -> list[dict]:
-    """The runs in a file; ValueError where they were made with other settings."""
-    found = json.loads(path.read_text("utf-8"))
-    differs = [key for key, value in wanted.items() if found[key] != json.loads(json.dumps(value))]
+    """The runs in a file; CourseError where they were made with other settings."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CourseError(f"{path} is no results file ({error}): move it away") from error
+    plain = json.loads(json.dumps(wanted))
+    differs = [key for key, value in plain.items() if found.get(key) != value]
     if differs:
-        raise ValueError(
-            f"{path.name} holds runs with another {', '.join(differs)}: move it away, or measure "
-            "into another folder"
+        raise CourseError(
+            f"{path} holds runs with another {', '.join(differs)}: move it away, or measure into "
+            "another folder, --out DIR"
         )
     return found["runs"]

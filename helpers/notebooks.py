@@ -46,7 +46,11 @@ def execute(path: Path, choice: dict[str, str], out: Path = BUILD) -> Outcome:
     `choice` is added to the kernel's environment variables. Never raises for what a cell does: an
     exception or a dead kernel ends up in the outcome's `error`.
     """
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError) as error:  # what a merge or a broken download leaves
+        reason = f"{path} is no notebook: get it again\n{str(error)[:200]}"
+        return Outcome(path.stem, nbformat.v4.new_notebook(), 0, error=reason)
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
     for cell in cells:
         cell.outputs, cell.execution_count = [], None

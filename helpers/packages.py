@@ -1,6 +1,6 @@
 """What this interpreter has, and what it lacks of requirements.txt. Standard library only.
 
-Also run by path in another interpreter, to ask that one. No syntax newer than 3.8: see
+Also run by path in another interpreter, to ask that one. No syntax newer than 3.6: see
 environment.py.
 """
 
@@ -42,8 +42,10 @@ def digest(path: Path = REQUIREMENTS) -> str:
 
 def installed(name: str) -> "str | None":
     """The version of a package in this interpreter, None if it is absent or half removed."""
-    from importlib import metadata
-
+    try:
+        from importlib import metadata
+    except ImportError:  # before Python 3.8, where nothing of the course can be installed
+        return None
     try:
         return metadata.version(name) or None
     except (metadata.PackageNotFoundError, KeyError):

@@ -54,6 +54,16 @@ class Profile:
         """`base` with the epochs and batch size of comparisons at equal budget."""
         return replace(base.with_batch(self.compare_batch), epochs=self.compare_epochs)
 
+    def fitted(self, images: int) -> "Profile":
+        """The same with batches of at most an eighth of so few training images: an epoch needs
+        steps, also in the lessons that train on a quarter of them."""
+        most = max(images // 8, 2)
+        if most >= self.batch_size:
+            return self
+        names = ("batch_size", "range_batch", "compare_batch")
+        sizes = {name: min(getattr(self, name), most) for name in names}
+        return replace(self, **sizes, range_every=1)  # small steps end sooner in a divergence
+
     def comparison(self, data: Data) -> ImageSet:
         """The training images of a comparison at equal budget: always the same ones."""
         count = min(self.compare_images or len(data.train), len(data.train))
@@ -95,7 +105,9 @@ class Session:
         In the folder `COURSE_RUNS` names (on Colab, one in Drive outlives the machine), or `runs`.
         """
         runs = Path(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs").expanduser()
-        return runs / f"{self.data.name}-{self.profile.name}-seed{self.seed}"
+        name = self.data.name  # pictures of your own: another folder needs another net
+        name += f"-{self.data.train.digest[:8]}" if name == "folder" else ""
+        return runs / f"{name}-{self.profile.name}-seed{self.seed}"
 
     def net(self) -> DavidNet:
         """A fresh course net of this profile's width, initialised from the session's seed."""
@@ -139,14 +151,19 @@ def start(
     """
     chosen = choose_profile(profile or os.environ.get("COURSE_PROFILE", "auto"))
     text = str(seed if seed is not None else os.environ.get("COURSE_SEED", "0"))
-    if not text.isdecimal():
-        raise ValueError(f"seed {text!r}: expected a whole number from 0 on, as in COURSE_SEED=0")
+    if not text.isdecimal() or int(text) >= 2**32:  # numpy takes no larger one
+        wanted = "a whole number from 0 to 4294967295, as in COURSE_SEED=0"
+        raise ValueError(f"seed {text!r}: expected {wanted}")
     wanted = source or os.environ.get("COURSE_DATA", "auto")
     data = load(chosen.source if wanted == "auto" else wanted, limit=chosen.limit)
+    fitted = chosen.fitted(len(data.train))
+    if fitted != chosen:
+        notice = f"Few images: batches have {fitted.batch_size} of them, not {chosen.batch_size}."
+        data = replace(data, notice=f"{data.notice} {notice}".strip())
     random.seed(int(text))
     np.random.seed(int(text))
     torch.manual_seed(int(text))
-    session = Session(chosen, find_device(), int(text), data)
+    session = Session(fitted, find_device(), int(text), data)
     print(describe(session))
     return session
 

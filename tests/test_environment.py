@@ -1,6 +1,7 @@
 """The set-up, tried for real with fake wheels: small environments, no network."""
 
 import ast
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -194,14 +195,21 @@ def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
     "name", ["environment.py", "packages.py", "__main__.py", "doctor.py", "__init__.py"]
 )
 def test_old_pythons_can_read_it(name: str):
-    """So that they can say they are too old: nothing newer than 3.8, and nothing but `helpers`
+    """So that they can say they are too old: nothing newer than 3.6, and nothing but `helpers`
     and the standard library imported at the top."""
-    tree = ast.parse((REPOSITORY / "helpers" / name).read_text("utf-8"), feature_version=(3, 8))
+    tree = ast.parse((REPOSITORY / "helpers" / name).read_text("utf-8"), feature_version=(3, 6))
     for node in tree.body:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for module in names:
             assert module.split(".")[0] in {*sys.stdlib_module_names, "helpers"}
+
+
+def test_old_pythons_without_importlib_metadata_get_their_report(monkeypatch, capsys):
+    monkeypatch.delattr(importlib, "metadata")
+    monkeypatch.setitem(sys.modules, "importlib.metadata", None)
+    assert environment.installed("torch") is None
+    assert "torch" in {name for name, _, _ in environment.problems()}
 
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])

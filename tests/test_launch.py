@@ -1,13 +1,16 @@
 """Training from the shell, in this process: the files it writes, and what they say."""
 
 import json
+import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 from test_training import same
 
-from helpers import launch
+from helpers import __main__ as cli
+from helpers import checkpoint, download, environment, launch
 from helpers.data import load
 from helpers.environment import CourseError
 from helpers.evaluation import predict
@@ -54,3 +57,54 @@ def test_what_goes_wrong_in_a_training_is_told_without_a_traceback(tmp_path):
     assert launch.train(arguments(tmp_path)) == 0
     with pytest.raises(CourseError, match="belongs to another run: seed is 2 there and 3 here"):
         launch.train(arguments(tmp_path, seed=3, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"limit": 3}, "limit=3: expected None, or 10 and more"),
+        ({"holdout": 3}, "holdout=3 does not fit 20000 training images"),
+        (
+            {"batch_size": 500},
+            "200 training images do not fill one batch of 500: take --batch-size",
+        ),
+        ({"data": "cifar10"}, "could not be downloaded"),
+        ({"data": "folder:nowhere"}, "nowhere is not a folder: expected train/<class>"),
+        ({"out": Path(__file__)}, "test_launch.py cannot be made .*: name a folder where you may"),
+    ],
+)
+def test_bad_input_is_told_without_a_traceback(changes, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MIRRORS", ())
+    monkeypatch.delenv("CIFAR10_MIRROR", raising=False)
+    monkeypatch.setenv("COURSE_DATA_ROOT", str(tmp_path / "data"))
+    with pytest.raises(CourseError, match=expected):
+        launch.train(arguments(**({"out": tmp_path} | changes)))
+
+
+def test_a_measurement_says_what_is_wrong_with_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
+    command = "measure --data shapes --limit 600 --width 4 --seeds 1 --recipe course --out".split()
+    file = tmp_path / "course-w4.json"
+    assert cli.main([*command, str(tmp_path), "--epochs", "1"]) == 0
+    assert cli.main([*command, str(tmp_path), "--epochs", "2"]) == 1
+    assert f"{file} holds runs with another epochs: move it away" in capsys.readouterr().err
+    file.write_text("notes")
+    assert cli.main([*command, str(tmp_path)]) == 1
+    assert f"{file} is no results file" in capsys.readouterr().err
+    assert cli.main([*command, str(file)]) == 1
+    assert "cannot be made" in capsys.readouterr().err
+    assert cli.main(["measure", "--data", "shapes", "--limit", "3", "--out", str(tmp_path)]) == 1
+    assert "limit=3: expected" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_leaves_the_file_that_was_there(tmp_path):
+    resource = pytest.importorskip("resource")
+    checkpoint.write(tmp_path / "model.pt", {"a": 1})
+    before, limits = (tmp_path / "model.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CourseError, match="is the disk full"), launch.one_sentence():
+            checkpoint.write(tmp_path / "model.pt", torch.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "model.pt").read_bytes() == before

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from helpers import __main__ as cli
 from helpers import doctor, environment, publishing
@@ -55,7 +56,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run --data imagenet", "'imagenet': expected auto, shapes, cifar10 or folder:PATH"),
         ("run --data folder:/nowhere", "expected a folder with train/<class>/ and test/<class>/"),
         ("run --seed -1", "expected"),
-        ("run --seed 1.5", "'1.5': expected a whole number from 0 on"),
+        ("run --seed 1.5", "'1.5': expected a whole number from 0 to 4294967295"),
+        ("run --seed 4294967296", "'4294967296': expected a whole number from 0 to 4294967295"),
+        ("train --width 0 --out x", "'0': expected a whole number from 1 on"),
+        ("train --epochs two --out x", "'two': expected a whole number from 1 on"),
+        ("train --holdout -1 --out x", "'-1': expected a whole number from 0 on"),
         ("run --sed 1", "unknown: --sed 1"),
         ("train --recipe best --out x", "invalid choice: 'best'"),
         ("publish --repository https://example.org", "expected OWNER/NAME"),
@@ -100,26 +105,42 @@ def test_run_goes_on_after_failures(place: Path, monkeypatch, capsys):
     monkeypatch.setenv("JUPYTER_PATH", str(bogus.parents[1]))  # another kernel of that name
     write(place, "01_raises.ipynb", "print('before')", "1 / 0", "print('after')")
     write(place, "02_dies.ipynb", "print('before')", "import os\nos._exit(1)", "print('after')")
+    (place / "00_damaged.ipynb").write_text("<<<<<<< of a merge")
     write(place, "03_warns.ipynb", WHERE, "import warnings\nwarnings.warn('careful')")
     begun = time.monotonic()
     assert cli.main(["run", "--seed", "3"]) == 1
     assert time.monotonic() - begun < 60
     shown = capsys.readouterr().out
-    assert "[1/3] 01_raises: FAILED" in shown and "ZeroDivisionError" in shown
+    assert "[2/4] 01_raises: FAILED" in shown and "ZeroDivisionError" in shown
     assert "the kernel died in cell 2" in shown
     rows = [line.split(maxsplit=3) for line in shown.splitlines() if line.startswith("0")]
-    assert [row[:2] for row in rows[:3]] == [
+    assert f"{place / '00_damaged.ipynb'} is no notebook: get it again" in shown
+    assert [row[:2] for row in rows[:4]] == [
+        ["00_damaged", "0/0"],
         ["01_raises", "1/3"],
         ["02_dies", "1/3"],
         ["03_warns", "2/2"],
     ]
-    assert rows[2][3] == "ok" and "1 of 3 ok" in shown
+    assert rows[3][3] == "ok" and "1 of 4 ok" in shown
     assert "stderr: 1\n03_warns cell 2: " in shown and "careful" in shown
     build = place.parent / "build"
     assert (
         texts(build / "01_raises.ipynb") == texts(build / "02_dies.ipynb") == ["before\n", "", ""]
     )
     assert texts(build / "03_warns.ipynb")[0] == f"{sys.executable} {place} smoke\n"
+
+
+def test_data_that_cannot_be_used_is_said_once_and_not_by_each_notebook(place: Path, capsys):
+    write(place, "01_fine.ipynb", "1")
+    pictures = place.parent / "pictures"
+    for folder in ("train/cat", "train/dog", "test/cat", "test/bird"):
+        (pictures / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(pictures / folder / "1.png")
+    assert cli.main(["run", "--data", f"folder:{pictures}"]) == 1
+    said = capsys.readouterr()
+    assert (
+        "the classes differ" in said.err and said.err.count("\n") == 1 and "[1/1]" not in said.out
+    )
 
 
 def test_run_succeeds(place: Path, capsys):

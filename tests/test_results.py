@@ -12,6 +12,7 @@ from scipy import stats
 
 from helpers import measure, results
 from helpers.data import load
+from helpers.environment import CourseError
 from helpers.evaluation import predict
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, SOURCE
@@ -60,7 +61,7 @@ def test_a_measurement_goes_on_where_it_stopped(folder, data):
     path = measure.recipe(short, data, 4, 2, folder=folder)
     runs = json.loads(path.read_text())["runs"]
     assert runs[0] == before["runs"][0] and [run["seed"] for run in runs] == [0, 1]
-    with pytest.raises(ValueError, match="another recipe, epochs"):
+    with pytest.raises(CourseError, match="another recipe, epochs"):
         measure.recipe(replace(short, peak=0.1, epochs=2), data, 4, 3, folder=folder)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from helpers import results, session
 from helpers.models import DavidNet
@@ -18,7 +19,7 @@ def test_the_arguments_go_before_the_environment(monkeypatch, capsys):
     assert f"torch {torch.__version__}".split("+")[0] in table
 
 
-@pytest.mark.parametrize("seed", ["-1", "x", "1.5"])
+@pytest.mark.parametrize("seed", ["-1", "x", "1.5", 2**32])
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match="whole number"):
         session.start("smoke", seed=seed)
@@ -58,6 +59,27 @@ def test_runs_go_where_the_reader_says(tmp_path, monkeypatch):
     assert session.start("smoke").folder == session.REPOSITORY / "runs" / "shapes-smoke-seed0"
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "my drive"))
     assert session.start("smoke").folder == tmp_path / "my drive" / "shapes-smoke-seed0"
+
+
+def test_few_pictures_get_small_batches_and_a_net_of_their_own(tmp_path, monkeypatch, capsys):
+    """An epoch of the lessons, which train on all images or a quarter of them, has a few steps."""
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    folders = set()
+    for top, colour in (("a", 90), ("b", 91)):
+        for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+            folder = tmp_path / top / name
+            folder.mkdir(parents=True)
+            for i in range(20):
+                Image.new("RGB", (32, 32), (colour, i, i)).save(folder / f"{i}.png")
+        course = session.start("smoke", source=f"folder:{tmp_path / top}")
+        assert "Few images: batches have 4 of them, not 128." in capsys.readouterr().out
+        assert len(course.data.train) == 36
+        for name in ("batch_size", "range_batch", "compare_batch"):
+            assert getattr(course.profile, name) == 4
+        folders.add(course.folder)
+    assert len(folders) == 2
+    for profile in session.PROFILES.values():
+        assert profile.fitted((profile.limit or 50_000) * 9 // 10) is profile
 
 
 def test_the_full_profile_fits_a_small_gpu():
