@@ -164,8 +164,8 @@ def image_grid(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     lines = 1 + max(text.count("\n") for text in titles)
-    height = rows * (size + 0.22 * lines) + 0.4
-    figure, axes = frame(title, "", "", rows, columns, columns * size, height, subplot_kw=BARE)
+    inches = {"width": columns * size, "height": rows * (size + 0.22 * lines) + 0.4}
+    figure, axes = frame(title, rows=rows, columns=columns, **inches, subplot_kw=BARE)
     for ax, image, text in zip(np.ravel(axes), images, titles, strict=False):
         ax.imshow(image)
         ax.set_title(text, fontsize=10)
@@ -283,10 +283,11 @@ def source_policy(lr: np.ndarray, guess: float | None = False) -> Picture:
 
 def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: str) -> Picture:
     """The learning rate of each epoch above, accuracies (0..1) of the same epochs below."""
-    figure, (top, bottom) = frame(title, "epoch index", "accuracy", 2, height=5.4, sharex=True)
+    figure, (top, bottom) = frame(title, "epoch index", rows=2, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
     top.set_ylabel("learning rate")
     draw_steps(bottom, accuracy, first=0)
+    bottom.set_ylabel("accuracy")
     percent(bottom.yaxis)
     ends = ", ".join(f"{name} ends at {values[-1]:.1%}" for name, values in accuracy.items())
     alt = f"{title}. {len(lr)} epochs, learning rate above, accuracy below: {ends}."
@@ -451,7 +452,8 @@ def receptive_fields(
 ) -> Picture:
     """One panel a box: the image (H,W,3), grey padding around it, and the square from first to
     last pixel (the same along both axes) that a unit sees."""
-    figure, axes = frame(title, "pixels", "", 1, len(boxes), 2.9 * len(boxes), 3.9)
+    count = len(boxes)
+    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.9)
     size = len(image)
     first = min(0, *(a for a, _ in boxes.values())) - 2
     last = max(size, *(b + 1 for _, b in boxes.values())) + 2
@@ -470,7 +472,8 @@ def receptive_fields(
 def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title: str) -> Picture:
     """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
     theoretical field as a square around it."""
-    figure, axes = frame(title, "pixels", "", 1, len(maps), 2.9 * len(maps), 3.7)
+    count = len(maps)
+    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.7)
     dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
     for ax, (stage, gradient) in zip(axes, maps.items(), strict=True):
         used = np.argwhere(gradient > 0)
@@ -611,8 +614,8 @@ def overlay(ax: Axes, image: np.ndarray, values: np.ndarray, highest: float | No
 
 def class_evidence(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Picture:
     """An image (H,W,3) uint8 and over it raw maps (H,W) of named classes, all on one scale."""
-    panels = 1 + len(maps)
-    figure, axes = frame(title, "", "", 1, panels, 3.1 * panels + 0.8, 3.7, subplot_kw=BARE)
+    inches = {"width": 3.1 * (1 + len(maps)) + 0.8, "height": 3.7}
+    figure, axes = frame(title, columns=1 + len(maps), **inches, subplot_kw=BARE)
     highest = max(float(values.max()) for values in maps.values()) or 1.0
     axes[0].imshow(image)
     axes[0].set_title("the image")
@@ -628,8 +631,8 @@ def layer_maps(
     image: np.ndarray, raw: dict[str, np.ndarray], smooth: dict[str, np.ndarray], title: str
 ) -> Picture:
     """Maps of one image by layer: raw (h,w) as the layer has them, smooth (H,W) over the image."""
-    panels = 1 + len(raw)
-    figure, axes = frame(title, "", "", 2, panels, 2.5 * panels, 5.8, subplot_kw=BARE)
+    inches = {"width": 2.5 * (1 + len(raw)), "height": 5.8}
+    figure, axes = frame(title, rows=2, columns=1 + len(raw), **inches, subplot_kw=BARE)
     for ax, text in zip(axes[:, 0], ("as computed", "resized"), strict=True):
         ax.imshow(image)
         ax.set_ylabel(text)
