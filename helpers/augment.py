@@ -100,7 +100,6 @@ def image_loader(
     shuffle: bool = True,
     workers: int = 0,
     seed: int = 0,
-    drop_last: bool = False,
 ) -> DataLoader:
     """A DataLoader of (x float (B,3,32,32), y int64 (B,)); each pass over it is a new epoch.
 
@@ -111,8 +110,7 @@ def image_loader(
     seed_transform(transform, seed)
     return DataLoader(
         AugmentedImages(image_set, transform), batch_size, shuffle, num_workers=workers,
-        drop_last=drop_last, worker_init_fn=seed_worker,
-        generator=torch.Generator().manual_seed(seed),
+        worker_init_fn=seed_worker, generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
 
 
@@ -123,6 +121,20 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     for channel, m, s in zip(x.unbind(1), mean, std, strict=True):
         channel.mul_(1 / (255 * s)).add_(-m / s)  # in plain numbers: nothing to copy to a GPU
     return x
+
+
+def check_repeatable(name: str, batches) -> None:
+    """ValueError where a second pass over `batches` could not be made exactly like the first."""
+    if hasattr(batches, "__next__"):
+        raise ValueError(
+            f"{name} is a one-shot iterator: what it has given cannot be put back. Pass the "
+            "DataLoader or list behind it"
+        )
+    if getattr(batches, "persistent_workers", False):
+        raise ValueError(
+            f"{name} has persistent workers, whose random state cannot be set or restored. Make "
+            "the loader with persistent_workers=False"
+        )
 
 
 @dataclass(frozen=True)
@@ -231,18 +243,17 @@ class Batches:
         if self.augment:  # the whole epoch's: a copy a batch would make the CPU wait for the GPU
             flips = None
             if self.augment.flip == "alternating":  # a coin once for each image, turned each epoch
-                coin = torch.randint(
-                    2, (count,), generator=torch.Generator().manual_seed(self.seed)
-                )
-                flips = (coin + epoch) % 2 == 1
+                coins = torch.Generator().manual_seed(self.seed)
+                flips = (torch.randint(2, (count,), generator=coins) + epoch) % 2 == 1
             draws = self.augment.draw(count, generator, flips).to(device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             rows = order[start : start + self.batch_size][self.shard[0] :: self.shard[1]]
-            images = self.images.index_select(0, rows)
+            x = self.images.index_select(0, rows)
             if self.augment:
-                yield self.augment.apply(images, draws[rows]), self.labels[rows]
+                x = self.augment.apply(x, draws[rows])
             else:
-                yield normalise(images, self.image_set.mean, self.image_set.std), self.labels[rows]
+                x = normalise(x, self.image_set.mean, self.image_set.std)
+            yield x, self.labels[rows]
 
 
 def _mirror(i: torch.Tensor) -> torch.Tensor:

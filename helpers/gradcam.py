@@ -2,8 +2,7 @@
 how far to believe the map."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,29 +54,16 @@ def grad_cam(
         )
     name, layer = _find(model, layer)
     with eval_mode(model), torch.inference_mode(False), torch.no_grad():
-        with _output(layer, name) as found:
-            # A CPU convolves and pools batches up to twice as fast with the channels last.
-            order = torch.channels_last if len(x) > 1 else torch.contiguous_format
-            try:
-                logits = model(x.clone(memory_format=order))
-            except RuntimeError as error:
-                if "view" not in str(error):
-                    raise
-                found.clear()  # a model that calls view() on maps needs the usual order
-                logits = model(x.clone(memory_format=torch.contiguous_format))
-        if len(found) != 1:
-            raise ValueError(
-                f"layer {name!r} ran {len(found)} times in one forward pass, Grad-CAM needs exactly"
-                " one map: choose a layer that the model calls once"
-            )
+        logits, maps = _forward(model, x, layer, name)
         target = _target(target, logits)
         score = logits.gather(1, target[:, None]).sum()  # in eval mode the images do not mix
-        needs = score.requires_grad
-        gradient = torch.autograd.grad(score, found, allow_unused=True)[0] if needs else None
+        gradient = None  # where nothing behind the layer needs one, or it is not on the path
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(score, maps, allow_unused=True)
     if gradient is None:
         raise ValueError(f"the logits do not depend on layer {name!r}: choose one on their path")
     weights = gradient.mean((2, 3), keepdim=True)
-    return Cam(F.relu((weights * found[0].detach()).sum(1)), logits.detach(), target)
+    return Cam(F.relu((weights * maps.detach()).sum(1)), logits.detach(), target)
 
 
 def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
@@ -90,9 +76,8 @@ def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
     raise ValueError(f"the model has no layer {wanted}; its layers are: {names}")
 
 
-@contextmanager
-def _output(layer: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    """Collects what `layer` returns, as the first node of the graph; removes its hook."""
+def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """The logits, and the maps that `layer` returned, as the first node of the graph."""
     found: list[Tensor] = []
 
     def keep(module, inputs, output):
@@ -107,10 +92,23 @@ def _output(layer: nn.Module, name: str) -> Iterator[list[Tensor]]:
         return found[-1].clone()  # an in-place ReLU behind the layer alters this copy only
 
     handle = layer.register_forward_hook(keep)
+    # A CPU convolves and pools batches up to twice as fast with the channels last.
+    order = torch.channels_last if len(x) > 1 else torch.contiguous_format
     try:
-        yield found
+        logits = model(x.clone(memory_format=order))
+    except RuntimeError as error:
+        if "view" not in str(error):
+            raise
+        found.clear()  # a model that calls view() on maps needs the usual order
+        logits = model(x.clone(memory_format=torch.contiguous_format))
     finally:
         handle.remove()
+    if len(found) != 1:
+        raise ValueError(
+            f"layer {name!r} ran {len(found)} times in one forward pass, Grad-CAM needs exactly"
+            " one map: choose a layer that the model calls once"
+        )
+    return logits, found[0]
 
 
 def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helpers.augment import check_repeatable
 from helpers.evaluation import Predictions, predict
 
 RULES = ("steep", "valley", "minimum", "slide", "accuracy")
@@ -82,15 +83,15 @@ class RangeTest:
             i = lowest
         else:  # only whole windows; what falls behind the lowest point comes down from a spike
             reach = smooth * len(self.lr) / 2
-            whole = np.flatnonzero((steps >= steps[0] + reach) & (steps <= steps[-1] - reach))
-            first, last = whole[[0, -1]]
-            i = first + int(np.argmin(slope[first : max(first, min(lowest, last)) + 1]))
-        if i == first:
+            whole = (steps >= steps[0] + reach) & (steps <= steps[-1] - reach)
+            first, last = np.flatnonzero(whole)[[0, -1]]
+            i = int(np.argmin(np.where(whole & (steps <= steps[lowest]), slope, np.inf)))
+        if i <= first:
             lower = "start_lr" if self.mode == "exp" else "end_lr"
             raise ValueError(
                 f"steepest at the start: take a lower {lower}, more steps, less smooth"
             )
-        if i == last:
+        if i >= last:
             raise ValueError("best at the end: take a higher end_lr to see the optimum")
         return float(self.lr[steps[i]]) / (10 if rule == "minimum" else 1)
 
@@ -176,17 +177,8 @@ def lr_range_test(
             f"steps = {steps}, every = {every}, diverge = {diverge}, seeds = {seeds}: expected "
             "2 steps or more, every from 1, diverge above 1, and a seed or more"
         )
-    for name, source in (("batches", batches), ("val", val)):
-        if hasattr(source, "__next__"):
-            raise ValueError(
-                f"{name} is a one-shot iterator: what it has given cannot be put back. Pass the "
-                "DataLoader or list behind it"
-            )
-        if getattr(source, "persistent_workers", False):
-            raise ValueError(
-                f"{name} has persistent workers, whose random state cannot be restored. Make the "
-                "loader with persistent_workers=False"
-            )
+    check_repeatable("batches", batches)
+    check_repeatable("val", val)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if trained.isdisjoint(map(id, model.parameters())):
         raise ValueError("the optimizer holds no parameter of this model: make it from this model")

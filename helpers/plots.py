@@ -8,18 +8,16 @@ black and white.
 import base64
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
 )  # fmt: skip
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 DASHES = ("-", "--", "-.", ":", (0, (10, 3)), (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4)))
@@ -28,16 +26,21 @@ MARKERS = "osD^vPX"
 STYLE = {
     "font.size": 12,  # readable from the last row of a classroom
     "axes.titlesize": 13,
+    "figure.titlesize": 13,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.axisbelow": True,
 }
+BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes that hold nothing but an image
 
 
 class Picture:
-    """A figure with its alt text: shown as the last expression of a cell, saved by `save`."""
+    """A figure with its alt text: shown as the last expression of a cell.
+
+    A panel with named lines gets a legend, unless it has one.
+    """
 
     def __init__(self, figure: Figure, alt: str):
         if not alt.strip():
@@ -45,18 +48,17 @@ class Picture:
                 "a picture needs an alt text: one or two sentences saying what it shows"
             )
         self.figure, self.alt = figure, alt
+        for ax in figure.axes:
+            if ax.get_legend_handles_labels()[0] and not ax.get_legend():
+                ax.legend(fontsize=11)
 
     def png(self, dpi: int = 120) -> bytes:
         buffer = io.BytesIO()
-        FigureCanvasAgg(self.figure)
         small = {"optimize": True}  # seven notebooks full of figures stay under 1.5 MB each
         self.figure.savefig(
             buffer, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=small
         )
         return buffer.getvalue()
-
-    def save(self, path: str | Path, dpi: int = 120) -> None:
-        Path(path).write_bytes(self.png(dpi))
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         # JupyterLab ignores `alt` in the metadata, the slides read it: the text goes to both.
@@ -67,35 +69,62 @@ class Picture:
         }
 
 
-def new_figure(rows: int = 1, columns: int = 1, width: float = 9, height: float = 3.6, **options):
-    """A figure and its axes in the course's style; `options` go to `Figure.subplots`."""
+def frame(
+    title: str,
+    x: str = "",
+    y: str = "",
+    rows: int = 1,
+    columns: int = 1,
+    width: float = 9,
+    height: float = 4,
+    **options,
+):
+    """A figure and its axes in the course's style, with their title and labels (with units).
+
+    Several panels have one title above all; x is written below each column, y beside each row.
+    `options` go to `Figure.subplots`.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, **options)
-
-
-def label(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> None:
-    """Title and axis labels (with units), and a legend where several lines need names."""
-    ax.set(title=title, xlabel=x, ylabel=y)
-    if legend:
-        ax.legend(fontsize=11)
+        panels = figure.subplots(rows, columns, squeeze=False, **options)
+    for ax in panels[-1]:
+        ax.set_xlabel(x)
+    for ax in panels[:, 0]:
+        ax.set_ylabel(y)
+    if panels.size == 1:
+        panels[0, 0].set_title(title)
+        return figure, panels[0, 0]
+    figure.suptitle(title)
+    return figure, panels.squeeze()
 
 
 def series(named: dict, marked: bool = False) -> Iterator[tuple[str, Any, dict]]:
     """(name, value, style) of each line or group of points: all colours differ, and all dashes and
-    markers, since some readers see no colours."""
+    markers, since some readers see no colours. A single one needs no name in a legend."""
     if len(named) > len(COLORS):
         raise ValueError(f"{len(named)} lines, and at most {len(COLORS)} can be told apart")
     for (name, value), color, dash, marker in zip(
         named.items(), COLORS, DASHES, MARKERS, strict=False
     ):
-        style = {"color": color, "linestyle": dash, "linewidth": 2, "label": name}
+        style = {"color": color, "linestyle": dash, "linewidth": 2}
+        style |= {"label": name} if len(named) > 1 else {}
         yield name, value, style | ({"marker": marker, "markersize": 5} if marked else {})
 
 
-def band(ax: Axes, xs: np.ndarray, ys: np.ndarray, style: dict) -> None:
-    """From the lowest to the highest of ys (seeds, n), in the colour of their line."""
-    ax.fill_between(xs, ys.min(0), ys.max(0), color=style["color"], alpha=0.2, linewidth=0)
+def draw(ax: Axes, lines: dict[str, tuple], marked: bool = False) -> None:
+    """Named lines (xs, ys); of ys (seeds, n) the mean, and a band from lowest to highest seed."""
+    for _, (xs, ys), style in series(lines, marked):
+        ys = np.atleast_2d(np.asarray(ys, dtype=float))
+        ax.plot(xs, ys.mean(0), **style)
+        if len(ys) > 1:
+            ax.fill_between(xs, ys.min(0), ys.max(0), color=style["color"], alpha=0.2, linewidth=0)
+
+
+def draw_steps(ax: Axes, lines: dict[str, np.ndarray], first: int, marked: bool = True) -> None:
+    """Named lines of one value an epoch or step, (n,) or (seeds, n), the first at x = `first`."""
+    counted = {name: (first + np.arange(np.shape(ys)[-1]), ys) for name, ys in lines.items()}
+    draw(ax, counted, marked)
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def percent(*axes: Axis) -> None:
@@ -104,14 +133,7 @@ def percent(*axes: Axis) -> None:
         axis.set_major_formatter("{x:.0%}")
 
 
-def given(guess: float | None) -> bool:
-    """Whether there is a guess to draw."""
-    return guess is not None and guess is not False
-
-
-def note_guess(
-    ax: Axes, guess: float | None, horizontal: bool = True, name: str = "your guess"
-) -> str:
+def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
     """Draw the learner's guess as a dotted line; returns what to add to the alt text.
 
     None: a guess was asked for and not written, which the figure says. False: nobody asked.
@@ -122,7 +144,8 @@ def note_guess(
         place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
         ax.text(1, 1.01, "no guess written", color="0.4", size=10, **place)
         return " No guess was written."
-    (ax.axhline if horizontal else ax.axvline)(guess, color=BLACK, linestyle=":", label=name)
+    line = ax.axhline if horizontal else ax.axvline
+    line(guess, color=BLACK, linestyle=":", label="your guess")
     return f" The guess was {guess:g}."
 
 
@@ -140,19 +163,14 @@ def image_grid(
     """Images (N,H,W,3) uint8 or 0..1, each with its title, row by row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    lines = 1 + max((t.count("\n") for t in titles), default=0)
-    figure, axes = new_figure(
-        rows, columns, columns * size, rows * (size + 0.22 * lines) + 0.4, squeeze=False
-    )
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, image, text in zip(axes.flat, images, titles, strict=False):
-        ax.imshow(image, cmap="gray" if image.ndim == 2 else None)
+    lines = 1 + max(text.count("\n") for text in titles)
+    inches = {"width": columns * size, "height": rows * (size + 0.22 * lines) + 0.4}
+    figure, axes = frame(title, rows=rows, columns=columns, **inches, subplot_kw=BARE)
+    for ax, image, text in zip(np.ravel(axes), images, titles, strict=False):
+        ax.imshow(image)
         ax.set_title(text, fontsize=10)
-    figure.suptitle(title, fontsize=13)
-    return Picture(
-        figure, alt or f"{title}: {len(images)} images, titled {', '.join(titles[:10])}."
-    )
+    alt = alt or f"{title}: {len(images)} images, titled {', '.join(titles[:10])}."
+    return Picture(figure, alt)
 
 
 # Curves
@@ -164,7 +182,6 @@ def curves(
     x: str,
     y: str,
     alt: str,
-    log_x: bool = False,
     guess: float | None = False,
     limits: tuple[float, float] | None = None,
 ) -> Picture:
@@ -172,19 +189,10 @@ def curves(
 
     `ys` may be (seeds, n): then the mean is drawn, with a band from the lowest to the highest seed.
     """
-    figure, ax = new_figure(height=4)
-    for _, (xs, ys), style in series(lines):
-        ys = np.atleast_2d(np.asarray(ys, dtype=float))
-        ax.plot(xs, ys.mean(0), **style)
-        if len(ys) > 1:
-            band(ax, xs, ys, style)
-    if log_x:
-        ax.set_xscale("log")
-    if limits:
-        ax.set_ylim(*limits)
-    alt += note_guess(ax, guess)
-    label(ax, title, x, y, legend=len(lines) > 1 or given(guess))
-    return Picture(figure, alt)
+    figure, ax = frame(title, x, y)
+    draw(ax, lines)
+    ax.set_ylim(limits)
+    return Picture(figure, alt + note_guess(ax, guess))
 
 
 def bars(
@@ -196,9 +204,8 @@ def bars(
     text: str = "{:.3g}",
 ) -> Picture:
     """One horizontal bar a name, its value at the end; `guess` is a dotted vertical line."""
-    figure, ax = new_figure(height=0.42 * len(values) + 1.3)
-    names = list(values)
-    drawn = ax.barh(names, list(values.values()), color=BLUE)
+    figure, ax = frame(title, x, height=0.42 * len(values) + 1.3)
+    drawn = ax.barh(list(values), list(values.values()), color=BLUE)
     ax.bar_label(drawn, [text.format(v) for v in values.values()], padding=4)
     ax.invert_yaxis()
     ax.margins(x=0.12)
@@ -206,7 +213,6 @@ def bars(
     alt += note_guess(ax, guess, horizontal=False)
     if max(values.values()) >= 10_000:
         ax.xaxis.set_major_formatter("{x:,.0f}")
-    label(ax, title, x, "", legend=given(guess))
     return Picture(figure, alt)
 
 
@@ -218,27 +224,24 @@ def schedules(
     title: str,
     alt: str,
     momentum: dict[str, np.ndarray] | None = None,
-    x: str = "step",
 ) -> Picture:
     """Named learning rates, one value a step from step 0; momentum of the same names in a second
     panel. A line of fewer than 40 values shows each of them as a dot."""
     panels = {"learning rate": lrs} | ({"momentum": momentum} if momentum else {})
-    figure, axes = new_figure(len(panels), 1, height=3 + len(panels), sharex=True, squeeze=False)
-    for ax, (y, lines) in zip(axes.flat, panels.items(), strict=True):
-        for _, values, style in series(lines, marked=max(map(len, lines.values())) < 40):
-            ax.plot(values, **style)
+    rows = len(panels)
+    figure, axes = frame(title, "step", rows=rows, height=3 + rows, sharex=True)
+    for ax, (y, lines) in zip(np.ravel(axes), panels.items(), strict=True):
+        draw_steps(ax, lines, first=0, marked=max(map(len, lines.values())) < 40)
         ax.set_ylabel(y)
-    if len(lrs) > 1:  # beside the panel: wherever it stood inside, it would hide some line
-        axes.flat[0].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
-    axes.flat[0].set_title(title)
-    axes.flat[-1].set_xlabel(x)
+        if len(lines) > 1:  # beside the panel: wherever it stood inside, it would hide some line
+            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
     return Picture(figure, alt)
 
 
-def triangular_policy(lr: np.ndarray, half_cycle: int, x: str = "epoch index") -> Picture:
+def triangular_policy(lr: np.ndarray, half_cycle: int) -> Picture:
     """One triangular schedule, lr (n,) from step 0, with base, peak and half cycle drawn in."""
     base, peak = float(lr.min()), float(lr.max())
-    figure, ax = new_figure(height=3.8)
+    figure, ax = frame("The triangular policy", "epoch index", "learning rate", height=3.8)
     ax.plot(lr, color=BLUE, marker="o", markersize=4)
     for value, text in ((base, f"base {base:g}"), (peak, f"peak {peak:g}")):
         ax.axhline(value, color=BLACK, linestyle=":", linewidth=1)
@@ -249,21 +252,21 @@ def triangular_policy(lr: np.ndarray, half_cycle: int, x: str = "epoch index") -
         ax.annotate("", (last, height), (first, height), arrowprops=arrow)
         ax.text((first + last) / 2, height, text, ha="center", va="bottom")
     ax.set_ylim(base - 0.22 * peak, peak * 1.1)
-    label(ax, "The triangular policy", x, "learning rate")
     shape = f"up from {base:g} to {peak:g} in {half_cycle}, down in as many, and so on"
-    return Picture(figure, f"Learning rate against {x}, straight lines: {shape}, {len(lr)} values.")
+    alt = f"Learning rate against epoch index, straight lines: {shape}, {len(lr)} values."
+    return Picture(figure, alt)
 
 
-def source_policy(lr: np.ndarray, annealed: int = 2, guess: float | None = False) -> Picture:
-    """The one-cycle of the 2020 run, lr (epochs,), of which the last `annealed` jump down."""
-    jump, end = len(lr) - annealed, len(lr) - 1
+def source_policy(lr: np.ndarray, guess: float | None = False) -> Picture:
+    """The one-cycle of the 2020 run, lr (epochs,), of which the last two jump down."""
+    jump, end, top = len(lr) - 2, len(lr) - 1, int(lr.argmax())
     before, after, peak = lr[jump - 1], lr[jump], float(lr.max())
-    figure, ax = new_figure(height=4)
+    figure, ax = frame("The one-cycle of the 2020 run", "epoch index", "learning rate")
     ax.plot(range(jump), lr[:jump], color=BLUE, marker="o", markersize=4, label="up and down")
     ax.plot(range(jump, end + 1), lr[jump:], color=RED, marker="s", label="annealed")
     ax.plot([jump - 1, jump], [before, after], color=RED, linestyle=":")
     notes = {
-        f"peak {peak:g}": ((int(lr.argmax()), peak), (7.5, peak)),
+        f"peak {peak:g}": ((top, peak), (7.5, peak)),
         f"jump {before:.3f} to {after:.3f}": ((jump - 0.5, (before + after) / 2), (12, before)),
         f"last {lr[-1]:.4f}, not 0": ((end, lr[-1]), (12, lr[-1])),
     }
@@ -272,46 +275,23 @@ def source_policy(lr: np.ndarray, annealed: int = 2, guess: float | None = False
     ax.set_ylim(-0.02, peak * 1.08)
     alt = (
         f"Learning rate of the 2020 run, one value an epoch: {lr[0]:g}, up to {peak:g} at epoch "
-        f"index {lr.argmax()}, in a straight line down to {before:.3f}, a jump to {after:.3f} at "
+        f"index {top}, in a straight line down to {before:.3f}, a jump to {after:.3f} at "
         f"epoch index {jump}, and {lr[-1]:.4f} at the end."
-    ) + note_guess(ax, guess)
-    label(ax, "The one-cycle of the 2020 run", "epoch index", "learning rate", legend=True)
-    return Picture(figure, alt)
+    )
+    return Picture(figure, alt + note_guess(ax, guess))
 
 
 def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: str) -> Picture:
     """The learning rate of each epoch above, accuracies (0..1) of the same epochs below."""
-    figure, (top, bottom) = new_figure(2, 1, height=5.4, sharex=True)
+    figure, (top, bottom) = frame(title, "epoch index", rows=2, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
-    for _, values, style in series(accuracy, marked=True):
-        bottom.plot(values, **style)
-    label(top, title, "", "learning rate")
+    top.set_ylabel("learning rate")
+    draw_steps(bottom, accuracy, first=0)
+    bottom.set_ylabel("accuracy")
     percent(bottom.yaxis)
-    label(bottom, "", "epoch index", "accuracy", legend=True)
     ends = ", ".join(f"{name} ends at {values[-1]:.1%}" for name, values in accuracy.items())
-    return Picture(
-        figure, f"{title}. {len(lr)} epochs, learning rate above, accuracy below: {ends}."
-    )
-
-
-def equal_budget(
-    training: dict[str, np.ndarray], held_out: dict[str, np.ndarray], title: str
-) -> Picture:
-    """Training and held-out accuracy (seeds, epochs) of each name side by side; line: mean of the
-    seeds, band: lowest to highest seed."""
-    figure, axes = new_figure(1, 2, width=11, height=4.4, sharey=True)
-    for ax, part, name in zip(axes, (training, held_out), ("training", "held-out"), strict=True):
-        for _, values, style in series(part, marked=True):
-            done = np.arange(1, values.shape[1] + 1)
-            ax.plot(done, values.mean(0), **style)
-            band(ax, done, values, style)
-        ax.set_xticks(done)
-        percent(ax.yaxis)
-        label(ax, f"{name} images", "epochs done", f"{name} accuracy")
-    axes[0].legend(fontsize=11)
-    figure.suptitle(title, fontsize=13)
-    ends = ", ".join(f"{name} {values[:, -1].mean():.1%}" for name, values in held_out.items())
-    return Picture(figure, f"{title}: training left, held-out right. Held out at the end: {ends}.")
+    alt = f"{title}. {len(lr)} epochs, learning rate above, accuracy below: {ends}."
+    return Picture(figure, alt)
 
 
 # Lesson 05
@@ -322,34 +302,41 @@ def accuracy_curves(
 ) -> Picture:
     """Accuracies (0..1), one value an epoch, by name, of one or several runs side by side.
 
-    runs: {"course recipe": {"training": (epochs,), "held out": (epochs,)}}. The learner's guess is
-    drawn in the first panel.
+    runs: {"course recipe": {"training": (epochs,), "held out": (epochs,)}}, or (seeds, epochs) for
+    mean and band. The learner's guess is drawn in the first panel.
     """
-    figure, axes = new_figure(1, len(runs), 6 + 3 * len(runs), 4.4, sharey=True, squeeze=False)
+    size = {"columns": len(runs), "width": 6 + 3 * len(runs), "height": 4.4}
+    figure, axes = frame(title, "epochs done", "accuracy", sharey=True, **size)
     ends = []
-    for ax, (run, lines) in zip(axes.flat, runs.items(), strict=True):
-        for name, values, style in series(lines, marked=True):
-            ax.plot(np.arange(1, len(values) + 1), values, **style)
-            ends.append(f"{run}, {name} {values[-1]:.1%} after {len(values)} epochs")
-        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    for ax, (run, lines) in zip(np.ravel(axes), runs.items(), strict=True):
+        draw_steps(ax, lines, first=1)
         percent(ax.yaxis)
-        if ax is axes.flat[0]:
-            told = note_guess(ax, guess)
-        label(ax, run, "epochs done", "accuracy" if ax is axes.flat[0] else "", legend=True)
-    figure.suptitle(title, fontsize=13)
+        if len(runs) > 1:
+            ax.set_title(run)
+        last = (f"{name} {np.mean(ys[..., -1]):.1%}" for name, ys in lines.items())
+        epochs = max(ys.shape[-1] for ys in lines.values())
+        ends.append(f"{run} after {epochs} epochs: {', '.join(last)}")
+    told = note_guess(np.ravel(axes)[0], guess)
     return Picture(figure, f"{title}, against epochs. {'; '.join(ends)}.{told}")
+
+
+def equal_budget(
+    training: dict[str, np.ndarray], held_out: dict[str, np.ndarray], title: str
+) -> Picture:
+    """Training and held-out accuracy (seeds, epochs) of each name side by side; line: mean of the
+    seeds, band: lowest to highest seed."""
+    return accuracy_curves({"training images": training, "held-out images": held_out}, title)
 
 
 def layer_ratios(ratios: dict[str, dict[str, float]], title: str, rule: float) -> Picture:
     """Named positive ratios, one value a layer, logarithmic axis; `rule`: a value to expect."""
-    figure, ax = new_figure(height=4.6)
+    figure, ax = frame(title, "ratio of norms", height=4.6)
     for _, values, style in series(ratios, marked=True):
         style |= {"linestyle": "none", "markersize": 8}
         ax.plot(list(values.values()), list(values), **style)
     ax.axvline(rule, color=BLACK, linestyle=":", label=f"rule of thumb for updates, {rule:g}")
     ax.invert_yaxis()
     ax.set_xscale("log")
-    label(ax, title, "ratio of norms", "")
     ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=3)
     spans = (f"{n} from {min(v.values()):.1g} to {max(v.values()):.1g}" for n, v in ratios.items())
     return Picture(figure, f"{title}, a dot for each layer, logarithmic axis: {', '.join(spans)}.")
@@ -358,17 +345,16 @@ def layer_ratios(ratios: dict[str, dict[str, float]], title: str, rule: float) -
 def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
     """Accuracies (0..1) of named trials, a dot a seed, a bar at their mean; the first is the one
     that the others are compared with: a dotted line."""
-    figure, ax = new_figure(height=0.45 * len(results) + 1.5)
-    ax.axvline(np.mean(next(iter(results.values()))), color=BLACK, linestyle=":")
-    for row, values in enumerate(results.values()):
-        ax.plot(values, [row] * len(values), "o", color=BLUE, markersize=8, alpha=0.7)
-        ax.plot(np.mean(values), row, "|", color=RED, markersize=22, markeredgewidth=3)
-    ax.set_yticks(range(len(results)), list(results))
+    means = {name: np.mean(values) for name, values in results.items()}
+    figure, ax = frame(title, x, height=0.45 * len(results) + 1.5)
+    ax.axvline(next(iter(means.values())), color=BLACK, linestyle=":")
+    for name, values in results.items():
+        ax.plot(values, [name] * len(values), "o", color=BLUE, markersize=8, alpha=0.7)
+        ax.plot(means[name], name, "|", color=RED, markersize=22, markeredgewidth=3)
     ax.set_ylim(len(results) - 0.5, -0.5)
     percent(ax.xaxis)
-    label(ax, title, x, "")
-    means = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in results.items())
-    return Picture(figure, f"{title}: a dot for each seed, a bar at the mean. Means: {means}.")
+    told = ", ".join(f"{name} {mean:.1%}" for name, mean in means.items())
+    return Picture(figure, f"{title}: a dot for each seed, a bar at the mean. Means: {told}.")
 
 
 # Lesson 03
@@ -382,23 +368,24 @@ def range_test(
     Line: smoothed mean of the seeds; band: lowest to highest seed, as measured. choices: the LR of
     each rule, drawn through both panels.
     """
-    figure, axes = new_figure(2, 1, width=11, height=6.4, sharex=True)
-    for ax, of, start in zip(axes, ("loss", "accuracy"), (found.loss[:, 0], None), strict=True):
+    above, x = f"{title}, seeds: {len(found.seeds)}", "learning rate (log scale)"
+    figure, (top, bottom) = frame(above, x, rows=2, width=11, height=6.4, sharex=True)
+    for ax, of in ((top, "loss"), (bottom, "accuracy")):
         steps, values, _ = found.curve(of)
         seeds = getattr(found, of)[:, steps]
         ax.fill_between(found.lr[steps], seeds.min(0), seeds.max(0), color=BLUE, alpha=0.2, lw=0)
         ax.plot(found.lr[steps], values, color=BLUE)
-        if start is not None:  # what comes after the divergence would flatten all the rest
-            ax.set_ylim(0.9 * seeds.min(), 1.5 * start.max())
+        if ax is top:  # what comes after the divergence would flatten all the rest
+            ax.set_ylim(0.9 * seeds.min(), 1.5 * found.loss[:, 0].max())
         marks = zip(choices.items(), (RED, GREEN, PURPLE, ORANGE, BLACK), DASHES[1:], strict=False)
         for (rule, lr), color, dash in marks:
-            ax.axvline(lr, color=color, linestyle=dash, label=f"{rule}: {lr:.2g}")
-    axes[0].set_xscale("log")
-    percent(axes[1].yaxis)
-    note = note_guess(axes[0], guess, horizontal=False)
-    label(axes[0], f"{title}, seeds: {len(found.seeds)}", "", "loss of the batch (nats)")
-    label(axes[1], "", "learning rate (log scale)", "accuracy of the batch")
-    axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.3))
+            text = f"{rule}: {lr:.2g}" if ax is top else None
+            ax.axvline(lr, color=color, linestyle=dash, label=text)
+    top.set(xscale="log", ylabel="loss of the batch (nats)")
+    bottom.set_ylabel("accuracy of the batch")
+    percent(bottom.yaxis)
+    note = note_guess(top, guess, horizontal=False)
+    top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
     steps, loss, _ = found.curve()
     alt = (
         f"{title}: loss above and accuracy below against the learning rate. The loss falls to "
@@ -412,13 +399,12 @@ def smoothing_lag(
     lr: np.ndarray, lines: dict[str, np.ndarray], steepest: dict[str, float], title: str
 ) -> Picture:
     """Curves (n,) over lr (n,), log axis; a mark of the same colour where each falls fastest."""
-    figure, ax = new_figure(height=4.2)
+    figure, ax = frame(title, "learning rate (log scale)", "loss", height=4.2)
     for name, values, style in series(lines):
         ax.plot(lr, values, **style | {"label": f"{name}: steepest at {steepest[name]:.2g}"})
         height = np.interp(np.log(steepest[name]), np.log(lr), values)
         ax.plot(steepest[name], height, "o", color=style["color"], markersize=10)
     ax.set_xscale("log")
-    label(ax, title, "learning rate (log scale)", "loss", legend=True)
     points = ", ".join(f"{name} steepest at {x:.2g}" for name, x in steepest.items())
     return Picture(figure, f"{title}. Falling S-shaped curves; {points}.")
 
@@ -426,12 +412,11 @@ def smoothing_lag(
 def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title: str) -> Picture:
     """The figure of the 2020 report: held-out accuracy (n,) at evenly spaced LRs (n,), and the LR
     picked."""
-    figure, ax = new_figure(height=4)
+    figure, ax = frame(title, "learning rate (linear scale)", "held-out accuracy")
     ax.plot(lr, accuracy, color=BLUE, marker="o" if len(lr) < 60 else None)
     ax.set_ylim(0, max(0.3, 1.1 * accuracy.max()))
     ax.axvline(pick, color=RED, linestyle="--", label=f"steepest rise: {pick:.2g}")
     percent(ax.yaxis)
-    label(ax, title, "learning rate (linear scale)", "held-out accuracy", legend=True)
     best = f"the best is {accuracy.max():.1%} at {lr[accuracy.argmax()]:.2g}"
     return Picture(figure, f"{title}: {best}; the steepest rise is at {pick:.2g}.")
 
@@ -441,24 +426,21 @@ def same_training(
 ) -> Picture:
     """Training loss left, held-out accuracy right, by epoch, of histories as `fit` returns them;
     NaN where a run had broken off. guess: of the accuracy, 0..1."""
-    figure, (left, right) = new_figure(1, 2, width=11, height=4.2)
-    ends = []
-    for name, history, style in series(histories, marked=True):
+    figure, (left, right) = frame(title, "epochs done", columns=2, width=11, height=4.2)
+    losses, accuracies, ends = {}, {}, []
+    for name, history in histories.items():
         loss, accuracy = ([epoch[k] for epoch in history] for k in ("loss", "val_accuracy"))
         broken = not np.isfinite(loss[-1])
-        done = range(1, len(history) + 1)
-        left.plot(done, loss, **style | {"label": f"{name} (broke off)" if broken else name})
-        right.plot(done, accuracy, **style | {"label": None})
+        losses[f"{name} (broke off)" if broken else name], accuracies[name] = loss, accuracy
         ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
+    draw_steps(left, losses, first=1)
+    draw_steps(right, accuracies, first=1)
+    left.set(title="training images", ylabel="training loss (nats)")
     left.set_ylim(top=min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
+    right.set(title="held-out images", ylabel="held-out accuracy")
     right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
     percent(right.yaxis)
     note = note_guess(right, guess)
-    for ax in (left, right):
-        ax.set_xticks(done)
-    label(left, "training images", "epochs done", "training loss (nats)", legend=True)
-    label(right, "held-out images", "epochs done", "held-out accuracy", legend=given(guess))
-    figure.suptitle(title, fontsize=13)
     return Picture(figure, f"{title}. Held-out accuracy at the end: {', '.join(ends)}.{note}")
 
 
@@ -470,21 +452,19 @@ def receptive_fields(
 ) -> Picture:
     """One panel a box: the image (H,W,3), grey padding around it, and the square from first to
     last pixel (the same along both axes) that a unit sees."""
-    figure, axes = new_figure(1, len(boxes), 2.9 * len(boxes), 3.9)
+    count = len(boxes)
+    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.9)
     size = len(image)
     first = min(0, *(a for a, _ in boxes.values())) - 2
     last = max(size, *(b + 1 for _, b in boxes.values())) + 2
     for ax, (text, (a, b)) in zip(axes, boxes.items(), strict=True):
         ax.set_facecolor("0.85")
         ax.imshow(image, extent=(0, size, size, 0))
-        square = mpl.patches.Rectangle((a, a), b + 1 - a, b + 1 - a, fill=False, lw=3)
-        square.set_edgecolor(RED)
-        ax.add_patch(square)
+        side = b + 1 - a
+        ax.add_patch(mpl.patches.Rectangle((a, a), side, side, fill=False, lw=3, edgecolor=RED))
         ax.set(xlim=(first, last), ylim=(last, first), xticks=(0, size), yticks=(0, size))
         ax.grid(False)
         ax.set_title(text, fontsize=12)
-        ax.set_xlabel("pixels")
-    figure.suptitle(title, fontsize=13)
     told = "; ".join(text.replace("\n", " ") for text in boxes)
     return Picture(figure, f"{title}. A square on the same image in each panel: {told}.")
 
@@ -492,30 +472,23 @@ def receptive_fields(
 def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title: str) -> Picture:
     """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
     theoretical field as a square around it."""
-    figure, axes = new_figure(1, len(maps), 2.9 * len(maps), 3.7)
+    count = len(maps)
+    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.7)
+    dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
     for ax, (stage, gradient) in zip(axes, maps.items(), strict=True):
         used = np.argwhere(gradient > 0)
-        (top, left), (bottom, right) = used.min(0), used.max(0)
+        low, high = used.min(0), used.max(0)  # row and column of the first and the last pixel
+        (height, width), (y, x) = high - low + 1, (low + high) / 2
         ax.imshow(gradient / gradient.max(), cmap="magma", vmin=0, vmax=1)
-        corner, width, height = (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1
-        square = mpl.patches.Rectangle(corner, width, height, fill=False, lw=2, ls="--")
-        square.set_edgecolor("white")
-        ax.add_patch(square)
-        centre, half = ((left + right) / 2, (top + bottom) / 2), fields[stage] / 2 + 4
-        ax.set_xlim(centre[0] - half, centre[0] + half)
-        ax.set_ylim(centre[1] + half, centre[1] - half)
+        ax.add_patch(mpl.patches.Rectangle(low[::-1] - 0.5, width, height, **dashed))
+        half = fields[stage] / 2 + 4
+        ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         ax.grid(False)
         ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
-        ax.set_xlabel("pixels")
-    figure.suptitle(title, fontsize=13)
-    return Picture(
-        figure,
-        f"{title}: bright in the middle of each square, dark towards its dashed border. Panels: "
-        + ", ".join(f"{stage} {fields[stage]} pixels" for stage in maps)
-        + ".",
-    )
+    alt = f"{title}: bright in the middle of each square, dark towards its dashed border. Panels: "
+    return Picture(figure, alt + ", ".join(f"{s} {fields[s]} pixels" for s in maps) + ".")
 
 
 # Lesson 07
@@ -523,18 +496,15 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
 
 def step_times(ms: dict[str, list[float]], title: str) -> Picture:
     """Milliseconds of each run of a piece of work, in order, with the median as a thin line."""
-    figure, ax = new_figure(height=3.8)
-    for _, values, style in series(ms, marked=True):
-        ax.plot(values, **style)
-        ax.axhline(float(np.median(values)), color=style["color"], linewidth=1)
+    figure, ax = frame(title, "step, in order", "milliseconds", height=3.8)
+    draw_steps(ax, ms, first=0)
+    told = []
+    for (name, values), color in zip(ms.items(), COLORS, strict=False):
+        median = float(np.median(values))
+        ax.axhline(median, color=color, linewidth=1)
+        told.append(f"{name}: {min(values):.3g} to {max(values):.3g} ms, median {median:.3g} ms")
     ax.set_ylim(bottom=0)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    label(ax, title, "step, in order", "milliseconds", legend=len(ms) > 1)
-    told = "; ".join(
-        f"{name}: {min(v):.3g} to {max(v):.3g} ms, median {np.median(v):.3g} ms"
-        for name, v in ms.items()
-    )
-    return Picture(figure, f"{title}. {told}.")
+    return Picture(figure, f"{title}. {'; '.join(told)}.")
 
 
 def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str) -> Picture:
@@ -542,39 +512,34 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
 
     peak and y in FLOP/s, bandwidth in bytes/s, x in FLOP a byte; both axes are logarithmic.
     """
-    figure, ax = new_figure(height=5.2)
-    reached = [point for group in points.values() for point in group.values()]
-    low, high = min(x for x, _ in reached) / 2, max(x for x, _ in reached) * 2
+    figure, ax = frame(title, "arithmetic intensity (FLOP per byte)", "GFLOP/s", height=5.2)
     ridge = peak / bandwidth
-    xs = np.geomspace(min(low, ridge / 2), max(high, ridge * 2), 200)
+    reached = [x for group in points.values() for x, _ in group.values()]
+    xs = np.geomspace(min(*reached, ridge) / 2, max(*reached, ridge) * 2, 200)
     ax.loglog(xs, np.minimum(peak, xs * bandwidth) / 1e9, color=BLACK, label="roof")
     ax.axvline(ridge, color=BLACK, linestyle=":", linewidth=1, label=f"ridge: {ridge:.3g} FLOP/B")
-    for _, group, style in series(points, marked=True):
+    told = []
+    for kind, group, style in series(points, marked=True):
         x, y = np.array(list(group.values())).T
         ax.loglog(x, y / 1e9, **style | {"linestyle": "none", "markersize": 8, "alpha": 0.8})
-    label(ax, title, "arithmetic intensity (FLOP per byte)", "GFLOP/s", legend=True)
-    told = "; ".join(
-        f"{kind}: {np.median([y for _, y in group.values()]) / 1e9:.3g}"
-        for kind, group in points.items()
-    )
-    return Picture(
-        figure,
+        told.append(f"{kind}: {np.median(y) / 1e9:.3g}")
+    alt = (
         f"{title}: the roof rises until {ridge:.3g} FLOP a byte and is flat at {peak / 1e9:.3g} "
-        f"GFLOP/s from there. Median GFLOP/s of the points: {told}.",
+        f"GFLOP/s from there. Median GFLOP/s of the points: {'; '.join(told)}."
     )
+    return Picture(figure, alt)
 
 
 def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = False) -> Picture:
     """Speed-up of the whole when a share of its time becomes `factor` times faster."""
-    figure, ax = new_figure(height=3.8)
-    for _, share, style in series({f"{share:.0%} of the time": share for share in shares}):
-        ax.plot(factors, 1 / (1 - share + share / factors), **style)
+    x, y = "times faster: the part that is improved", "times faster: the whole"
+    figure, ax = frame("Amdahl's law", x, y, height=3.8)
+    speedup = lambda share: (factors, 1 / (1 - share + share / factors))
+    draw(ax, {f"{share:.0%} of the time": speedup(share) for share in shares})
     alt = note_guess(ax, guess)
     ax.loglog()
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
-    y = "times faster: the whole"
-    label(ax, "Amdahl's law", "times faster: the part that is improved", y, legend=True)
     ends = ", ".join(f"{share:.0%}: {1 / (1 - share):.3g}" for share in shares)
     return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")
 
@@ -587,24 +552,24 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -
     import seaborn
 
     side = 0.62 * len(classes) + 1.6
-    figure, ax = new_figure(width=side + 1.4, height=side)
+    figure, ax = frame(title, width=side + 1.4, height=side)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     seaborn.heatmap(
         share, annot=matrix, fmt="d", cmap="Blues", vmin=0, vmax=1, square=True, ax=ax,
         xticklabels=classes, yticklabels=classes, annot_kws={"size": 10},
         cbar_kws={"label": "share of the row", "shrink": 0.8},
     )  # fmt: skip
+    ax.set(xlabel="predicted class", ylabel="true class")
     ax.grid(False)
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
-    label(ax, title, "predicted class", "true class")
     diagonal = share.diagonal()
     best, worst = classes[diagonal.argmax()], classes[diagonal.argmin()]
-    return Picture(
-        figure,
+    alt = (
         f"{title}: {len(classes)} by {len(classes)} counts, dark along the diagonal. Best: {best}, "
-        f"{diagonal.max():.0%} of its row; worst: {worst}, {diagonal.min():.0%}.",
+        f"{diagonal.max():.0%} of its row; worst: {worst}, {diagonal.min():.0%}."
     )
+    return Picture(figure, alt)
 
 
 def misclassified_grid(
@@ -624,37 +589,40 @@ def reliability_diagram(
     confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, ece: float, title: str
 ) -> Picture:
     """Accuracy against mean confidence (K,), NaN for an empty bin; below, images in each bin."""
-    figure, (top, bottom) = new_figure(2, 1, width=7, height=6, sharex=True, height_ratios=(3, 1))
+    shape = {"rows": 2, "width": 7, "height": 6, "sharex": True, "height_ratios": (3, 1)}
+    figure, (top, bottom) = frame(title, "confidence", "images", **shape)
+    top.set_ylabel("accuracy of the bin")
     top.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="as sure as right")
     full = counts > 0
     top.plot(confidence[full], accuracy[full], "o-", color=BLUE, label=f"net, ECE {ece:.3f}")
     middles = (np.arange(len(counts)) + 0.5) / len(counts)
     bottom.bar(middles, counts, width=0.9 / len(counts), color=BLUE)
     percent(top.xaxis, bottom.xaxis, top.yaxis)
-    label(top, title, "", "accuracy of the bin", legend=True)
-    label(bottom, "", "confidence", "images")
     above = (accuracy[full] > confidence[full]).sum()
-    return Picture(
-        figure,
+    alt = (
         f"{title}: accuracy against confidence; {above} of {full.sum()} bins lie above the diagonal"
-        f", where the net is right more often than it is sure. ECE {ece:.3f}.",
+        f", where the net is right more often than it is sure. ECE {ece:.3f}."
     )
+    return Picture(figure, alt)
+
+
+def overlay(ax: Axes, image: np.ndarray, values: np.ndarray, highest: float | None = None):
+    """A map (H,W) from 0 to `highest` (default: its own maximum) over the image in grey."""
+    ax.imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
+    return ax.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=highest)
 
 
 def class_evidence(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Picture:
     """An image (H,W,3) uint8 and over it raw maps (H,W) of named classes, all on one scale."""
-    figure, axes = new_figure(1, 1 + len(maps), 3.1 * (1 + len(maps)) + 0.8, 3.7)
+    inches = {"width": 3.1 * (1 + len(maps)) + 0.8, "height": 3.7}
+    figure, axes = frame(title, columns=1 + len(maps), **inches, subplot_kw=BARE)
     highest = max(float(values.max()) for values in maps.values()) or 1.0
     axes[0].imshow(image)
     axes[0].set_title("the image")
     for ax, (name, values) in zip(axes[1:], maps.items(), strict=True):
-        ax.imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
-        drawn = ax.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=highest)
+        drawn = overlay(ax, image, values, highest)
         ax.set_title(name)
-    for ax in axes:
-        ax.axis("off")
     figure.colorbar(drawn, ax=axes, label="evidence (logits)", shrink=0.85)
-    figure.suptitle(title, fontsize=13)
     peaks = ", ".join(f"{name} up to {values.max():.2g}" for name, values in maps.items())
     return Picture(figure, f"{title}: the image and its Grad-CAM maps on one scale: {peaks}.")
 
@@ -663,20 +631,19 @@ def layer_maps(
     image: np.ndarray, raw: dict[str, np.ndarray], smooth: dict[str, np.ndarray], title: str
 ) -> Picture:
     """Maps of one image by layer: raw (h,w) as the layer has them, smooth (H,W) over the image."""
-    figure, axes = new_figure(2, 1 + len(raw), 2.5 * (1 + len(raw)), 5.8)
-    for ax in axes.flat:
-        ax.axis("off")
+    inches = {"width": 2.5 * (1 + len(raw)), "height": 5.8}
+    figure, axes = frame(title, rows=2, columns=1 + len(raw), **inches, subplot_kw=BARE)
     for ax, text in zip(axes[:, 0], ("as computed", "resized"), strict=True):
         ax.imshow(image)
-        ax.text(-0.08, 0.5, text, rotation=90, va="center", ha="right", transform=ax.transAxes)
+        ax.set_ylabel(text)
     axes[0, 0].set_title("the image")
-    for column, name in zip(axes.T[1:], raw, strict=True):
-        column[0].imshow(raw[name], cmap="inferno", vmin=0)
-        column[0].set_title(f"{name}: {raw[name].shape[0]}x{raw[name].shape[1]}")
-        column[1].imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
-        column[1].imshow(smooth[name], cmap="inferno", alpha=0.6, vmin=0)
-    figure.suptitle(title, fontsize=13)
-    sizes = ", ".join(f"{name} {values.shape[0]}x{values.shape[1]}" for name, values in raw.items())
+    sizes = []
+    for (above, below), (name, values) in zip(axes.T[1:], raw.items(), strict=True):
+        above.imshow(values, cmap="inferno", vmin=0)
+        above.set_title(f"{name}: {len(values)}x{len(values[0])}")
+        overlay(below, image, smooth[name])
+        sizes.append(f"{name} {len(values)}x{len(values[0])}")
+    sizes = ", ".join(sizes)
     return Picture(figure, f"{title}: {sizes}; above in squares, below resized over the image.")
 
 
@@ -688,20 +655,18 @@ def two_pipelines(
 ) -> Picture:
     """A column a pipeline: above, the share of crops moved down and right by -4..4 (9,9); below,
     the share of images in which each pixel is hidden (32,32). Each row has one colour scale."""
-    figure, axes = new_figure(2, len(shifts), 9, 7.6)
+    figure, axes = frame(title, rows=2, columns=len(shifts), height=7.6)
     rows = (
-        (shifts, (-4.5, 4.5, 4.5, -4.5), ("crop moved right (pixels)", "crop moved down (pixels)")),
-        (hidden, (0, 32, 32, 0), ("column (pixels)", "row (pixels)")),
+        (shifts, "crops", (-4.5, 4.5, 4.5, -4.5), "crop moved {} (pixels)", ("right", "down")),
+        (hidden, "images hidden", (0, 32, 32, 0), "{} (pixels)", ("column", "row")),
     )
-    for panels, (maps, extent, names) in zip(axes, rows, strict=True):
+    for panels, (maps, word, extent, label, (x, y)) in zip(axes, rows, strict=True):
         top = 100 * max(values.max() for values in maps.values())
         for ax, (name, values) in zip(panels, maps.items(), strict=True):
             drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
             ax.grid(False)
-            label(ax, name, *names)
-        word = "crops" if maps is shifts else "images hidden"
+            ax.set(title=name, xlabel=label.format(x), ylabel=label.format(y))
         figure.colorbar(drawn, ax=panels, label=f"share of {word} (%)")
-    figure.suptitle(title, fontsize=13)
     spans = ", ".join(
         f"{name}: each shift in {100 * shifts[name].min():.1f} to {100 * shifts[name].max():.1f} %,"
         f" a pixel hidden in up to {100 * hidden[name].max():.1f} %"
@@ -714,16 +679,15 @@ def accuracy_intervals(
     rows: dict[str, tuple[float, float, float]], title: str, guess: float | None = False
 ) -> Picture:
     """Named accuracies with the bounds of their intervals, (value, low, high), all 0..1."""
-    figure, ax = new_figure(height=0.6 * len(rows) + 1.5)
-    for row, (value, low, high) in enumerate(rows.values()):
-        ax.plot([low, high], [row, row], color=BLUE, linewidth=5, alpha=0.5, solid_capstyle="butt")
-        ax.plot(value, row, "|", color=RED, markersize=20, markeredgewidth=3)
+    x = "accuracy, with its 95 % Wilson interval"
+    figure, ax = frame(title, x, height=0.6 * len(rows) + 1.5)
+    for row, (name, (value, low, high)) in enumerate(rows.items()):
+        ax.plot([low, high], [name] * 2, color=BLUE, lw=5, alpha=0.5, solid_capstyle="butt")
+        ax.plot(value, name, "|", color=RED, markersize=20, markeredgewidth=3)
         ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
-    ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.4, -0.8)
     ax.margins(x=0.15)
     percent(ax.xaxis)
     alt = note_guess(ax, guess, horizontal=False)
-    label(ax, title, "accuracy, with its 95 % Wilson interval", "", legend=given(guess))
     told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())
     return Picture(figure, f"{title}: {told}.{alt}")

@@ -76,16 +76,15 @@ def one_cycle(
         raise ValueError(f"anneal = {anneal!r}: expected 'cos' or 'linear'")
     if not 0 <= pct_start <= 1:
         raise ValueError(f"pct_start = {pct_start!r}: expected a share of the steps, 0 to 1")
-    rise_end = pct_start * total - 1
-    if rise_end == 0:
+    rise = pct_start * total - 1
+    if rise == 0:
         raise ValueError(f"pct_start = {pct_start}: one step of {total} is no rise; take more or 0")
-    start = peak / div_factor
-    phases = [(rise_end, start, peak), (total - 1, peak, start / final_div_factor)]
+    ends, lrs = [rise, total - 1], [peak / div_factor, peak, peak / div_factor / final_div_factor]
     if three_phase:
-        phases[1:] = [(2 * rise_end, peak, start), (total - 1, start, start / final_div_factor)]
-    i = next(i for i, phase in enumerate(phases) if t <= phase[0])
-    end, first, last = phases[i]
-    begin = phases[i - 1][0] if i else 0
+        ends.insert(1, 2 * rise)
+        lrs.insert(2, peak / div_factor)
+    i = next(i for i, end in enumerate(ends) if t <= end)  # the phase that step t is in
+    begin, end, first, last = [0, *ends][i], ends[i], lrs[i], lrs[i + 1]
     part = (t - begin) / (end - begin)
     if anneal == "linear":
         return (last - first) * part + first

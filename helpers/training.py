@@ -7,7 +7,7 @@ Read `Run.train_step` first (one batch), then `Run.train_epoch` (when to look at
 import copy
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from helpers import checkpoint
-from helpers.augment import AugmentedImages, BatchAugment, Batches, seed_transform
+from helpers.augment import AugmentedImages, BatchAugment, Batches, check_repeatable, seed_transform
 from helpers.data import ImageSet
 from helpers.evaluation import device_of, eval_mode, predict
 from helpers.progress import print_line, progress_bar
@@ -262,15 +262,11 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
         augment = BatchAugment(train.mean, train.std, recipe.pad, recipe.cutout, recipe.flip)
         share, size = rank_and_processes(), recipe.batch_size
         return Batches(train, size, augment, device, True, recipe.drop_last, seed, share)
-    if isinstance(train, Iterator) or not hasattr(train, "__len__"):
+    check_repeatable("train", train)
+    if not hasattr(train, "__len__"):
         raise TypeError(
             f"train is a {type(train).__name__}: expected an ImageSet, or batches with a length "
             "that can be run through once an epoch, such as a DataLoader or a list"
-        )
-    if getattr(train, "persistent_workers", False):
-        raise ValueError(
-            "the loader's workers live on from epoch to epoch, and with them random states that "
-            "cannot be set: make it with persistent_workers=False"
         )
     return train
 
