@@ -59,7 +59,8 @@ def data_source(text):
 
 def parser():
     top = argparse.ArgumentParser(prog="python3 -m helpers", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
     add = commands.add_parser
     run = add("run", help="execute the notebooks into build/")
     publish = add("publish", help="execute the notebooks and keep what came out in notebooks/")
