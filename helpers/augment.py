@@ -124,7 +124,12 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 
 
 def check_repeatable(name: str, batches) -> None:
-    """ValueError where a second pass over `batches` could not be made exactly like the first."""
+    """An error where a second pass over `batches` could not be made exactly like the first."""
+    if batches is not None and not hasattr(batches, "__iter__"):
+        raise TypeError(
+            f"{name} is a {type(batches).__name__}: expected batches of (x, y) that can be run "
+            "through again and again, such as a DataLoader, a list or augment.Batches(...)"
+        )
     if hasattr(batches, "__next__"):
         raise ValueError(
             f"{name} is a one-shot iterator: what it has given cannot be put back. Pass the "
@@ -262,10 +267,11 @@ def _mirror(i: torch.Tensor) -> torch.Tensor:
 
 
 def _check_ranges(pad: int, cutout: int, flip: float) -> None:
-    if not (0 <= pad < SIZE and 0 <= cutout <= SIZE and 0 <= flip <= 1):
+    chance = not isinstance(flip, str) and 0 <= flip <= 1
+    if not (0 <= pad < SIZE and 0 <= cutout <= SIZE and chance):
         raise ValueError(
-            f"pad {pad}, cutout {cutout}, flip {flip}: expected 0 <= pad < 32, 0 <= cutout <= 32, "
-            "0 <= flip <= 1."
+            f"pad {pad}, cutout {cutout}, flip {flip!r}: expected 0 <= pad < 32, "
+            '0 <= cutout <= 32, 0 <= flip <= 1 (or "alternating", of a BatchAugment).'
         )
 
 

@@ -77,6 +77,8 @@ def fit(
     recipe = recipe if batch_size is None else recipe.with_batch(batch_size)
     epochs = recipe.epochs if epochs is None else epochs
     batches = as_batches(train, recipe, device, seed)
+    if not isinstance(val, ImageSet):
+        check_repeatable("val", val)
     if epochs < 1 or len(batches) < 1:
         raise ValueError(f"{epochs} epochs of {len(batches)} batches: expected 1 or more of both")
     found = copy.deepcopy(model.state_dict())
@@ -265,8 +267,8 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
     check_repeatable("train", train)
     if not hasattr(train, "__len__"):
         raise TypeError(
-            f"train is a {type(train).__name__}: expected an ImageSet, or batches with a length "
-            "that can be run through once an epoch, such as a DataLoader or a list"
+            f"train is a {type(train).__name__} without a length, which the learning rate follows: "
+            "expected an ImageSet, a DataLoader or a list of batches"
         )
     return train
 

@@ -398,3 +398,10 @@ def test_batches_move_with_the_device():
     for (x, y), (x_here, y_here) in zip(there, here, strict=True):
         assert x.is_cuda and torch.equal(y.cpu(), y_here)
         torch.testing.assert_close(x.cpu(), x_here, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"pad": 32}, {"cutout": -1}, {"flip": 1.5}, {"flip": "often"}])
+def test_ranges_are_checked_by_both(wrong):
+    for make in (BatchAugment, train_transform):
+        with pytest.raises(ValueError, match="expected 0 <= pad < 32"):
+            make(MEAN, STD, **wrong)

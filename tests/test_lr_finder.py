@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from helpers.data import load
 from helpers.lr_finder import RangeTest, lr_range_test
 
 
@@ -307,6 +308,8 @@ def test_what_cannot_be_restored_is_refused():
             run(one_shot)
         with pytest.raises(ValueError, match="val is a one-shot"):
             run(fixed_batches(), val=one_shot)
+    with pytest.raises(TypeError, match="batches is a ImageSet: expected batches"):
+        run(load("shapes", limit=100).train)
     with pytest.raises(ValueError, match="persistent"):
         run(loader(num_workers=1, persistent_workers=True))
     locked = fixed_batches() + [(b for b in ())]

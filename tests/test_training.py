@@ -235,8 +235,12 @@ def test_a_wrong_length_is_an_error(by):
 def test_bad_arguments_say_what_to_do():
     with pytest.raises(ValueError, match="train is a one-shot iterator"):
         fit(net(), iter(batches()), recipe=SMALL)
-    with pytest.raises(TypeError, match="run through once an epoch"):
+    with pytest.raises(TypeError, match="train is a int: expected batches"):
         fit(net(), 5, recipe=SMALL)
+    with pytest.raises(TypeError, match="Endless without a length"):
+        fit(net(), type("Endless", (), {"__iter__": lambda self: iter(())})(), recipe=SMALL)
+    with pytest.raises(ValueError, match="val is a one-shot iterator"):
+        fit(net(), batches(), iter(batches()), recipe=SMALL)
     with pytest.raises(ValueError, match="expected 1 or more"):
         fit(net(), batches(), recipe=SMALL, epochs=0)
     with pytest.raises(ValueError, match="needs out"):
