@@ -22,7 +22,7 @@ from helpers.data import Data
 from helpers.environment import ROOT
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
-from helpers.recipes import COURSE, Recipe
+from helpers.recipes import COURSE, SPEEDRUN, Recipe
 from helpers.training import rank_and_processes
 
 FOLDER = ROOT / "images" / "results"
@@ -159,7 +159,8 @@ def tables(folder: Path = FOLDER) -> str:
     old, found = report_of_2020(), {}
     for name in ("source", "course", "speedrun"):
         if content := widest(name, folder):
-            found[f"recipe *{name}*"] = content
+            net = ", SpeedNet" if name == SPEEDRUN.name else ""
+            found[f"recipe *{name}*{net}"] = content
     rows = [
         "| CIFAR-10, test set | width | epochs | accuracy | with mirror images "
         "| seconds an epoch | seeds |",
