@@ -218,6 +218,7 @@ def test_no_venv_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module:
     monkeypatch.setattr(
         environment.importlib.util, "find_spec", lambda name: None if name == module else spec(name)
     )
+    monkeypatch.setattr(environment, "OWN", False)
     monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(environment, "STAMP", tmp_path / ".venv" / "course-stamp")
     with pytest.raises(CourseError, match=f"no {module} module: on Debian.*python3-venv"):
