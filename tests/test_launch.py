@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_training import same
 
 from helpers import __main__ as cli
 from helpers import checkpoint, download, environment, launch
+from helpers.augment import normalise
 from helpers.data import load
 from helpers.environment import CourseError
 from helpers.evaluation import predict
-from helpers.models import DavidNet
+from helpers.models import DavidNet, SpeedNet
 from helpers.recipes import COURSE
 from helpers.training import fit
 
@@ -108,3 +110,16 @@ def test_a_full_disk_is_told_and_leaves_the_file_that_was_there(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_the_speed_run_trains_its_own_net_whitened_by_the_training_images(tmp_path):
+    assert launch.train(arguments(tmp_path, recipe="speedrun")) == 0
+    data = load("shapes", holdout=300, limit=200)
+    net = SpeedNet(4, len(data.classes))
+    net.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    x = normalise(torch.from_numpy(data.train.images), data.train.mean, data.train.std)
+    out = F.conv2d(x, net.whitening.weight)[:, :12].transpose(0, 1).flatten(1)
+    assert out.std(1).max() < 1.01 and out.std(1).max() > 0.9  # `eps` holds the weakest ones down
+    assert (torch.corrcoef(out) - torch.eye(12)).abs().max() < 0.01
+    assert (net.block1.bn1.weight == 1).all() and net.block1.bn1.bias.abs().sum() > 0
+    assert net.whitening.bias.abs().sum() > 0
