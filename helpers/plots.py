@@ -127,10 +127,10 @@ def draw_steps(ax: Axes, lines: dict[str, np.ndarray], first: int, marked: bool 
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def percent(*axes: Axis) -> None:
+def percent(*axes: Axis, digits: int = 0) -> None:
     """Ticks of shares in per cent."""
     for axis in axes:
-        axis.set_major_formatter("{x:.0%}")
+        axis.set_major_formatter(f"{{x:.{digits}%}}")
 
 
 def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
@@ -687,7 +687,7 @@ def accuracy_intervals(
         ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
     ax.set_ylim(len(rows) - 0.4, -0.8)
     ax.margins(x=0.15)
-    percent(ax.xaxis)
+    percent(ax.xaxis, digits=1)
     alt = note_guess(ax, guess, horizontal=False)
     told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())
     return Picture(figure, f"{title}: {told}.{alt}")

@@ -101,7 +101,7 @@ COURSE = replace(
     dirac_init=True,  # Jordan: signals and gradients pass the fresh layers unmixed
 )
 
-# The fewest operations to 94 %, on `models.SpeedNet`. The numbers are those of airbench94 (Jordan
+# As few operations as possible, on `models.SpeedNet`. The numbers are those of airbench94 (Jordan
 # 2024, arXiv:2404.00498) in terms of the mean cross-entropy; what is not said is as in COURSE.
 SPEEDRUN = replace(
     COURSE,
