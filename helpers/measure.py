@@ -3,6 +3,7 @@
     python3 -m helpers measure                          # source and course, 9 seeds, for a GPU
     python3 -m helpers measure --width 16 --seeds 1     # the stand-in on a CPU
     python3 -m helpers measure --ladder --seeds 3       # what each change of the course brings
+    python3 -m helpers measure --recipe speedrun --seeds 1   # the speed run
 
 A file is written after each run, so an interrupted measurement goes on where it stopped. Recipes
 train on all images and open the test set after the last step; the ladder, by which choices are

@@ -1,9 +1,9 @@
-"""The net of the course, and the smaller ones it is compared with.
+"""The net of the course, and the other nets it is compared with.
 
 DavidNet is the 9-layer residual net that David Page trained on CIFAR-10 in 79 seconds ("How to
 Train Your ResNet", 2018), here with strided 1x1 convolutions as shortcuts. Every net takes
 normalised images (B, 3, 32, 32), float, and returns logits (B, classes): the loss applies softmax.
-No convolution has a bias: the batch norm behind it would subtract it again.
+No convolution before a batch norm has a bias: the norm would subtract it again.
 """
 
 import torch
@@ -104,7 +104,8 @@ class SpeedNet(nn.Module):
 
     The net of Jordan's "94 % on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv:2404.00498):
     a first layer that is computed, not trained (`whiten`), three blocks without shortcuts, GELU,
-    batch norms without scale, and logits divided by 9, which keeps the loss flat for longer.
+    batch norms without scale, and logits divided by 9, so that the net is not sure too early.
+    width: channels of the first block; the other two have four times as many.
     """
 
     def __init__(self, width: int = 64, classes: int = 10):
@@ -125,9 +126,9 @@ class SpeedNet(nn.Module):
     def whiten(self, x: Tensor, eps: float = 5e-4) -> None:
         """Set the first layer from images x (B, 3, H, W), normalised.
 
-        Its 12 filters are the principal components of the images' 2x2 patches, each divided by its
-        own standard deviation, so that their outputs are uncorrelated and of equal size; the other
-        12 are their negatives, so that no half is lost in the GELU.
+        12 filters are the principal components of the images' 2x2 patches (the directions in which
+        patches vary independently), each divided by its standard deviation: their outputs are
+        uncorrelated and of equal size. The other 12 are their negatives: GELU loses no half.
         """
         patches = F.unfold(x, kernel_size=2).transpose(1, 2).flatten(0, 1)  # (B*31*31, 12)
         variances, components = torch.linalg.eigh(torch.cov(patches.double().T))
@@ -142,7 +143,7 @@ class SpeedBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = conv3x3(inputs, outputs), nn.BatchNorm2d(outputs, momentum=0.4)
         self.conv2, self.bn2 = conv3x3(outputs, outputs), nn.BatchNorm2d(outputs, momentum=0.4)
-        self.bn1.weight.requires_grad_(False)  # the convolution behind it can scale as well
+        self.bn1.weight.requires_grad_(False)  # the layer behind can scale as well, almost
         self.bn2.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
