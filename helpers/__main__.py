@@ -5,6 +5,7 @@ everything, and goes on in that one.
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -200,7 +201,11 @@ def train(options, rest):
         if options.data == "auto":
             options.data = profile.source
     options.width = options.width or 64
-    return launch.train(options)
+    code = launch.train(options)
+    if "RANK" in os.environ:  # the group's threads outlive it, and now and then abort Python's end
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def measure(options, rest):

@@ -62,6 +62,8 @@ def train(args: argparse.Namespace) -> int:
                 results.save(Path(args.out) / "results.json", {**made, "runs": [run]})
                 print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
                       f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
+            if processes > 1:
+                dist.barrier()  # nobody hangs up while another still talks
     except RuntimeError as error:
         if processes == 1:
             raise
