@@ -75,7 +75,6 @@ def recipe(
 
     Runs that the file has already, made with the same settings, are not made again.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # now, not after a training
     path = folder / f"{recipe.name}-w{width}.json"
     wanted = settings(recipe, data, width, epochs, "full")
     runs = [] if not path.is_file() else stored_runs(path, wanted)
@@ -112,7 +111,7 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
 
 
 def stored_runs(path: Path, wanted: dict) -> list[dict]:
-    """The runs in a file; CourseError where they were made with other settings."""
+    """The runs in a file; CourseError where they were made with other settings or elsewhere."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -124,4 +123,10 @@ def stored_runs(path: Path, wanted: dict) -> list[dict]:
             f"{path} holds runs with another {', '.join(differs)}: move it away, or measure into "
             "another folder, --out DIR"
         )
-    return found["runs"]
+    here, runs = origin()["device"], found["runs"]
+    if any(run["device"] != here for run in runs):  # one file, one device: the tables name it
+        raise CourseError(
+            f"{path} holds runs of {runs[0]['device']}, and this is {here}: move it away, or "
+            "measure into another folder, --out DIR"
+        )
+    return runs

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,3 +136,13 @@ def test_the_readme_is_written_between_its_marks(tmp_path, folder):
     path.write_text("no marks", "utf-8")
     with pytest.raises(ValueError, match="no place for results"):
         results.write_readme(path, folder)
+
+
+def test_runs_of_another_device_are_not_mixed_in(folder, data, monkeypatch, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "copy") / "course-w4.json"
+    wanted = {key: value for key, value in json.loads(path.read_text()).items() if key != "runs"}
+    assert measure.stored_runs(path, wanted)
+    elsewhere = measure.origin() | {"device": "another GPU"}
+    monkeypatch.setattr(measure, "origin", lambda: elsewhere)
+    with pytest.raises(CourseError, match="holds runs of .*this is another GPU: move it away"):
+        measure.stored_runs(path, wanted)
