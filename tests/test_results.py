@@ -15,7 +15,8 @@ from helpers import measure, results
 from helpers.data import load
 from helpers.environment import CourseError
 from helpers.evaluation import predict
-from helpers.models import DavidNet
+from helpers.layers import layer_table
+from helpers.models import DavidNet, SpeedNet
 from helpers.recipes import COURSE, SOURCE
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -146,3 +147,13 @@ def test_runs_of_another_device_are_not_mixed_in(folder, data, monkeypatch, tmp_
     monkeypatch.setattr(measure, "origin", lambda: elsewhere)
     with pytest.raises(CourseError, match="holds runs of .*this is another GPU: move it away"):
         measure.stored_runs(path, wanted)
+
+
+def test_what_the_readme_says_of_the_speed_run():
+    """Less than a third of the arithmetic, half of the epochs, one core, within two hours."""
+    found = results.widest("speedrun")
+    width, runs = found["width"], found["runs"]
+    macs = [layer_table(net).total_macs for net in (SpeedNet(width), DavidNet(64))]
+    assert macs[0] < macs[1] / 3 and found["epochs"] == COURSE.epochs / 2
+    assert all(run["device"].startswith("CPU") and run["threads"] == 1 for run in runs)
+    assert all(run["seconds"] < 2 * 3600 for run in runs)
