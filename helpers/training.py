@@ -23,6 +23,7 @@ from helpers import checkpoint
 from helpers.augment import AugmentedImages, BatchAugment, Batches, check_repeatable, seed_transform
 from helpers.data import ImageSet
 from helpers.evaluation import device_of, eval_mode, predict
+from helpers.muon import Muon
 from helpers.progress import print_line, progress_bar
 from helpers.recipes import COURSE, Recipe
 
@@ -132,7 +133,7 @@ class Run:
         model.to(device, memory_format=self.layout).train()
         if recipe.dirac_init:
             dirac_(model)
-        self.optimizer = sgd(model, recipe, device)
+        self.optimizer = optimizer_for(model, recipe, device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
         self.averages, self.currents = floats(self.final), floats(model)
@@ -305,20 +306,27 @@ def memory_format(model: nn.Module, batches, device: torch.device, processes: in
     return torch.contiguous_format if fails else torch.channels_last
 
 
-def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
-    """The recipe's optimiser, in two groups; `scale` is a group's factor on the LR of a step."""
-    weights, biases = [], []
+def optimizer_for(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
+    """The recipe's optimiser, in groups; `scale` is a group's factor on the LR of a step."""
+    filters, weights, biases = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (biases if name.endswith("bias") else weights).append(parameter)
+            by_muon = recipe.muon is not None and parameter.ndim == 4
+            group = filters if by_muon else biases if name.endswith("bias") else weights
+            group.append(parameter)
     decay, scale = recipe.weight_decay, recipe.bias_lr
     groups = [
         {"params": weights, "scale": 1.0, "weight_decay": decay},
         {"params": biases, "scale": scale, "weight_decay": decay / scale},
     ]
-    return torch.optim.SGD(
+    kind, more = torch.optim.SGD, {"fused": device.type == "cuda"}
+    if recipe.muon is not None:
+        kind, more = Muon, {}
+        ratio = recipe.muon / recipe.peak
+        groups.append({"params": filters, "scale": ratio, "momentum": 0.6, "muon": True})
+    return kind(
         [group for group in groups if group["params"]], lr=0.0, momentum=recipe.momentum,
-        nesterov=recipe.nesterov, fused=device.type == "cuda",
+        nesterov=recipe.nesterov, **more,
     )  # fmt: skip
 
 

@@ -33,17 +33,17 @@ def test_course_is_pages_schedule():
     assert COURSE.lr(24 * 97 - 1, 97) == 0 and COURSE.lr(5 * 97 - 1, 97) == 0.4
 
 
-def test_speedrun_has_the_numbers_of_airbench94():
-    """Its learning rate is for a summed loss and "decoupled" of batch and momentum: converted."""
-    per_image = 11.5 / (1024 * (1 + 1 / (1 - 0.85)))
-    assert SPEEDRUN.batch_size == 1024 and SPEEDRUN.momentum == 0.85
-    assert SPEEDRUN.peak == pytest.approx(per_image * 1024, rel=0.01)
-    decay = 0.0153 * 1024 / (1024 * (1 + 1 / (1 - 0.85))) / (per_image * 1024)
-    assert SPEEDRUN.weight_decay == pytest.approx(decay, rel=0.03)
-    assert (SPEEDRUN.bias_lr, SPEEDRUN.label_smoothing, SPEEDRUN.pad) == (64, 0.2, 2)
-    rates = curve(SPEEDRUN, 48) / SPEEDRUN.peak
-    assert rates[0] == pytest.approx(0.2, abs=0.01) and rates[-1] == pytest.approx(0.07)
-    assert rates.argmax() / len(rates) == pytest.approx(0.23, abs=0.03)
+def test_speedrun_has_the_numbers_of_airbench94_muon():
+    """Its loss is summed over 2,000 images, and its last layer has weights of deviation 1 and
+    divides by 256, where ours starts uniform in +-1/16 and divides by 9: converted."""
+    assert (SPEEDRUN.batch_size, SPEEDRUN.momentum, SPEEDRUN.muon) == (2000, 0.85, 0.24)
+    assert (SPEEDRUN.label_smoothing, SPEEDRUN.pad, SPEEDRUN.ema) == (0.2, 2, None)
+    assert SPEEDRUN.peak == pytest.approx(0.67 * (9 / 256) ** 2 * 2000, rel=0.01)
+    assert SPEEDRUN.peak * SPEEDRUN.bias_lr == pytest.approx(0.053 * 2000, rel=0.01)
+    assert SPEEDRUN.peak * SPEEDRUN.weight_decay == pytest.approx(2e-6 * 2000, rel=0.01)
+    rates = curve(SPEEDRUN, 25) / SPEEDRUN.peak
+    np.testing.assert_allclose(np.diff(rates), -1 / len(rates), rtol=1e-9)
+    assert rates[-1] == 0
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -76,6 +76,8 @@ def test_another_batch_size_keeps_the_rate_per_image_and_the_images_averaged_ove
     assert SOURCE.with_batch(256).ema is None
     assert replace(small, batch_size=512, peak=0.4, ema=0.99) == COURSE
     assert COURSE.with_batch(512) == COURSE
+    fast = SPEEDRUN.with_batch(500)
+    assert (fast.peak, fast.muon) == pytest.approx((SPEEDRUN.peak / 4, SPEEDRUN.muon / 2))
     for bad in (0, -8):
         with pytest.raises(ValueError, match="batch_size"):
             COURSE.with_batch(bad)
@@ -94,6 +96,7 @@ def test_numbers_are_possible(recipe):
     assert recipe.epochs > 0 and recipe.batch_size > 0 and recipe.peak > 0
     assert 0 <= recipe.momentum < 1 and recipe.weight_decay >= 0 and recipe.bias_lr > 0
     assert 0 <= recipe.label_smoothing < 1 and (recipe.ema is None or 0 < recipe.ema < 1)
+    assert recipe.muon is None or 0 < recipe.muon < 1
     assert recipe.flip == "alternating" or 0 <= recipe.flip <= 1
     assert 0 <= recipe.pad < 32 and 0 <= recipe.cutout <= 32
     if recipe.knots:
@@ -105,4 +108,4 @@ def test_numbers_are_possible(recipe):
 def test_course_keeps_the_budget_of_the_source():
     assert (COURSE.epochs, COURSE.batch_size) == (SOURCE.epochs, SOURCE.batch_size) == (24, 512)
     same = {f.name for f in fields(COURSE) if getattr(COURSE, f.name) == getattr(SOURCE, f.name)}
-    assert same == {"epochs", "batch_size", "momentum", "pad", "cutout"}
+    assert same == {"epochs", "batch_size", "momentum", "muon", "pad", "cutout"}
