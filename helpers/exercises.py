@@ -879,3 +879,51 @@ def check_global_loss(function: Callable) -> str:
     if not math.isclose(found, 1.5):
         raise Wrong(f"Means 1 of 30 images and 3 of 10: {found:g}, expected 1.5.")
     return "Sums are added, then divided once: every image counts the same."
+
+
+@partial(exercise, returns=False)
+def check_accumulate(function: Callable) -> str:
+    """The gradient of the mean loss of a batch that the model may only see in parts."""
+    g = torch.Generator().manual_seed(0)
+    net, x, y = nn.Linear(6, 3), torch.randn(10, 6, generator=g), torch.arange(10) % 3
+    gradient = lambda part: torch.autograd.grad(F.cross_entropy(net(x[part]), y[part]), net.weight)
+    (right,), means = gradient(slice(10)), [gradient(slice(i, i + 4))[0] for i in (0, 4, 8)]
+    before = net.weight.detach().clone()
+    net.weight.grad = torch.ones(3, 6)  # left behind by an earlier step
+    sizes, waiting = [], []
+
+    def watch(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        if waiting:
+            raise Wrong(
+                "The second part comes before the backward pass of the first: memory then holds "
+                "both. Call backward() for each part; it adds to the gradient that is there."
+            )
+        sizes.append(len(output))
+        waiting.append(output)
+        output.register_hook(lambda _: waiting.clear())
+
+    net.register_forward_hook(watch)
+    function(net, x, y, 4)
+    found = net.weight.grad
+    close = lambda other: torch.allclose(found, other, atol=1e-5)
+    if not sizes:
+        raise Untouched("The function has not called the model, so nothing was checked.")
+    if max(sizes) > 4:
+        raise Wrong(f"The model was given {max(sizes)} images at once, where 4 are allowed.")
+    if not torch.equal(net.weight, before):
+        raise Wrong("The weights have changed: the step is the optimiser's.")
+    if sum(sizes) != 10:
+        raise Wrong(f"The model has seen {sum(sizes)} of 10 images: mind the last, smaller part.")
+    if found is None or waiting:
+        raise Wrong("No gradient is left: call backward() for each part, and clear only before.")
+    if close(1 + right):
+        raise Wrong("The gradient of an earlier step is still in it: clear it first.")
+    if close(10 * right):
+        raise Wrong("That is the gradient of the sum over the batch: divide by its images.")
+    if close(sum(means)):
+        raise Wrong("Three means are added up, so it is about three times as long as it should be.")
+    if close(sum(means) / 3):
+        raise Wrong("A mean of means: the last part has 2 images and counts as much as 4.")
+    if not close(right):
+        raise Wrong("It differs from the gradient of the whole batch: was it cleared in between?")
+    return "The gradient of the whole batch, with at most 4 images in memory."

@@ -16,6 +16,20 @@ def global_loss(means, counts):
     return {body}
 """
 
+ACCUMULATE = """
+def accumulate(model, x, y, most):
+    {before}
+    for start in range(0, {count}, most):
+        {inside}
+        part = slice(start, start + most)
+        loss = F.cross_entropy(model(x[part]), y[part], reduction="{reduction}") / {by}
+        {last}
+"""
+ACCUMULATION = dict(
+    before="model.zero_grad()", count="len(y)", inside="pass", reduction="sum", by="len(y)",
+    last="loss.backward()",
+)  # fmt: skip
+
 WRONG = {
     "check_layer_flops": [
         "answer = 16 * 16 * 256 * 128 * 9",
@@ -50,5 +64,30 @@ WRONG = {
         LOSS.format(body="sum(means) / len(means)"),
         LOSS.format(body="sum(m * c for m, c in zip(means, counts))"),
         LOSS.format(body="sum(m / c for m, c in zip(means, counts)) / sum(1 / c for c in counts)"),
+    ],
+    "check_accumulate": [
+        ACCUMULATE.format(**ACCUMULATION | change)
+        for change in (
+            {"before": "pass"},
+            {"inside": "model.zero_grad()"},
+            {"reduction": "mean", "by": "1"},
+            {"reduction": "mean", "by": "3"},
+            {"by": "1"},
+            {"count": "len(y) // most * most"},
+            {"last": "loss.backward(); model.weight.data -= 0.1 * model.weight.grad"},
+        )
+    ]
+    + [
+        "def accumulate(model, x, y, most):\n"
+        "    model.zero_grad()\n"
+        "    F.cross_entropy(model(x), y).backward()",
+        "def accumulate(model, x, y, most):\n"
+        "    model.zero_grad()\n"
+        "    sum(F.cross_entropy(model(a), b, reduction='sum')\n"
+        "        for a, b in zip(x.split(most), y.split(most))).backward()",
+        "def accumulate(model, x, y, most):\n"
+        "    for a, b in zip(x.split(most), y.split(most)):\n"
+        "        (F.cross_entropy(model(a), b, reduction='sum') / len(y)).backward()\n"
+        "    model.zero_grad()",
     ],
 }
