@@ -30,6 +30,7 @@ class Muon(torch.optim.SGD):
         return super().step()
 
     def move(self, weight: Tensor, gradient: Tensor, group: dict) -> None:
+        """One step of one convolution (outputs, inputs, height, width)."""
         state, momentum = self.state[weight], group["momentum"]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)

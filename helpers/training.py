@@ -133,7 +133,7 @@ class Run:
         model.to(device, memory_format=self.layout).train()
         if recipe.dirac_init:
             dirac_(model)
-        self.optimizer = optimizer_for(model, recipe, device)
+        self.optimizer = (sgd if recipe.muon is None else muon)(model, recipe, device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
         self.averages, self.currents = floats(self.final), floats(model)
@@ -306,28 +306,32 @@ def memory_format(model: nn.Module, batches, device: torch.device, processes: in
     return torch.contiguous_format if fails else torch.channels_last
 
 
-def optimizer_for(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
-    """The recipe's optimiser, in groups; `scale` is a group's factor on the LR of a step."""
-    filters, weights, biases = [], [], []
+def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
+    """The recipe's optimiser, in two groups; `scale` is a group's factor on the LR of a step."""
+    weights, biases = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            by_muon = recipe.muon is not None and parameter.ndim == 4
-            group = filters if by_muon else biases if name.endswith("bias") else weights
-            group.append(parameter)
+            (biases if name.endswith("bias") else weights).append(parameter)
     decay, scale = recipe.weight_decay, recipe.bias_lr
     groups = [
         {"params": weights, "scale": 1.0, "weight_decay": decay},
         {"params": biases, "scale": scale, "weight_decay": decay / scale},
     ]
-    kind, more = torch.optim.SGD, {"fused": device.type == "cuda"}
-    if recipe.muon is not None:
-        kind, more = Muon, {}
-        ratio = recipe.muon / recipe.peak
-        groups.append({"params": filters, "scale": ratio, "momentum": 0.6, "muon": True})
-    return kind(
+    return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=0.0, momentum=recipe.momentum,
-        nesterov=recipe.nesterov, **more,
+        nesterov=recipe.nesterov, fused=device.type == "cuda",
     )  # fmt: skip
+
+
+def muon(model: nn.Module, recipe: Recipe, device: torch.device) -> Muon:
+    """The same, but for the convolutions, which get a group of their own and Muon's steps."""
+    groups = sgd(model, recipe, device).param_groups
+    weights = groups[0]["params"]
+    groups[0]["params"] = [weight for weight in weights if weight.ndim != 4]
+    filters = [weight for weight in weights if weight.ndim == 4]
+    ratio = recipe.muon / recipe.peak
+    groups.append({"params": filters, "scale": ratio, "momentum": 0.6, "muon": True})  # Jordan
+    return Muon(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
 @torch.no_grad()

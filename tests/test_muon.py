@@ -10,7 +10,7 @@ from torch import nn
 from helpers.models import SpeedNet
 from helpers.muon import Muon, orthogonal
 from helpers.recipes import SPEEDRUN
-from helpers.training import optimizer_for
+from helpers.training import muon
 
 
 def step(optimizer, net, x, y):
@@ -70,7 +70,7 @@ def test_other_groups_are_torchs_sgd():
 def test_what_moves_what_in_the_speed_run():
     torch.manual_seed(0)
     net = SpeedNet(4)
-    optimizer = optimizer_for(net, SPEEDRUN, torch.device("cpu"))
+    optimizer = muon(net, SPEEDRUN, torch.device("cpu"))
     names = {id(p): name for name, p in net.named_parameters()}
     sets = [{names[id(p)] for p in group["params"]} for group in optimizer.param_groups]
     assert sets[0] == {"classifier.weight"} and all(name.endswith("bias") for name in sets[1])
@@ -95,12 +95,12 @@ def test_a_state_goes_on_where_it_was():
     torch.manual_seed(0)
     net = SpeedNet(4)
     x, y = torch.randn(12, 3, 32, 32), torch.randint(10, (12,))
-    optimizer = optimizer_for(net, SPEEDRUN, torch.device("cpu"))
+    optimizer = muon(net, SPEEDRUN, torch.device("cpu"))
     for group in optimizer.param_groups:
         group["lr"] = 0.01 * group["scale"]
     step(optimizer, net, x, y)
     twin = copy.deepcopy(net)
-    restored = optimizer_for(twin, SPEEDRUN, torch.device("cpu"))
+    restored = muon(twin, SPEEDRUN, torch.device("cpu"))
     restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(optimizer, net, x, y)
     step(restored, twin, x, y)

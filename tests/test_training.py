@@ -202,7 +202,7 @@ def test_dirac_init_hands_the_inputs_on():
 
 def test_every_parameter_is_in_one_group_with_the_recipes_numbers():
     model = net()
-    optimizer = training.optimizer_for(model, replace(COURSE, bias_lr=64), torch.device("cpu"))
+    optimizer = training.sgd(model, replace(COURSE, bias_lr=64), torch.device("cpu"))
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)]: g for g in optimizer.param_groups for p in g["params"]}
     assert found.keys() == set(names.values())
