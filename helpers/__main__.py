@@ -128,14 +128,19 @@ def choice(options):
             "COURSE_SEED": str(options.seed), "COURSE_RUN": "1"}  # fmt: skip
 
 
+def look_at_data(options):
+    """An error, or a download, once here and not in each notebook."""
+    from helpers import launch, session
+
+    if options.data not in ("auto", "shapes"):
+        launch.load_or_say(options.data, limit=session.choose_profile(options.profile).limit)
+
+
 def run(options, rest):
     from helpers.notebooks import execute_all
 
     environment.check_pair(sys.executable)
-    if options.data not in ("auto", "shapes"):  # once here, not in each notebook
-        from helpers import launch, session
-
-        launch.load_or_say(options.data, limit=session.choose_profile(options.profile).limit)
+    look_at_data(options)
     outcomes = execute_all(choose(options.only), choice(options), BUILD)
     print(f"The executed notebooks are in {BUILD}")
     return int(any(outcome.error for outcome in outcomes))
@@ -165,6 +170,7 @@ def publish(options, rest):
     else:
         from helpers.session import choose_profile
 
+        look_at_data(options)
         options.profile = choose_profile(options.profile).name
         outcomes = publishing.publish(paths, choice(options), BUILD, options.force)
         return int(any(outcome.error for outcome in outcomes))

@@ -6,6 +6,7 @@ Both end in normalised floats (B,3,32,32): (value / 255 - mean) / std per channe
 """
 
 import copy
+import math
 import multiprocessing
 import os
 import random
@@ -40,7 +41,7 @@ def train_transform(
     library's default in 2020). cutout: side of the hole, filled with the mean, which is 0 after the
     normalisation. seed: None for a new stream each time. ValueError: a value out of range.
     """
-    _check_ranges(pad, cutout, flip)
+    _check_ranges(std, pad, cutout, flip)
     padded, hole = SIZE + 2 * pad, (cutout, cutout)  # PadIfNeeded(32, 32) would do nothing
     steps = [
         A.PadIfNeeded(padded, padded, border_mode=cv2.BORDER_REFLECT_101),
@@ -158,7 +159,8 @@ class BatchAugment:
     flip: float | Literal["alternating"] = 0.5
 
     def __post_init__(self) -> None:
-        _check_ranges(self.pad, self.cutout, 0 if self.flip == "alternating" else self.flip)
+        flip = 0 if self.flip == "alternating" else self.flip
+        _check_ranges(self.std, self.pad, self.cutout, flip)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return self.apply(images, self.draw(len(images), generator).to(images.device))
@@ -266,12 +268,15 @@ def _mirror(i: torch.Tensor) -> torch.Tensor:
     return SIZE - 1 - (SIZE - 1 - i.abs()).abs()
 
 
-def _check_ranges(pad: int, cutout: int, flip: float) -> None:
+def _check_ranges(std: Sequence[float], pad: int, cutout: int, flip: float) -> None:
+    if not all(0 < s < math.inf for s in std):
+        raise ValueError(f"std {tuple(std)}: expected above 0 in each channel, to divide by")
+    whole = pad == int(pad) and cutout == int(cutout)
     chance = not isinstance(flip, str) and 0 <= flip <= 1
-    if not (0 <= pad < SIZE and 0 <= cutout <= SIZE and chance):
+    if not (whole and 0 <= pad < SIZE and 0 <= cutout <= SIZE and chance):
         raise ValueError(
-            f"pad {pad}, cutout {cutout}, flip {flip!r}: expected 0 <= pad < 32, "
-            '0 <= cutout <= 32, 0 <= flip <= 1 (or "alternating", of a BatchAugment).'
+            f"pad {pad}, cutout {cutout}, flip {flip!r}: expected whole pixels, 0 <= pad < 32 and "
+            '0 <= cutout <= 32, and 0 <= flip <= 1 (or "alternating", of a BatchAugment).'
         )
 
 

@@ -36,7 +36,9 @@ def new_folder(out: Path) -> Iterator[Path]:
     out = out.expanduser().resolve()
     if out == ROOT or any(out.is_relative_to(ROOT / f) for f in ("notebooks", "helpers", "tests")):
         raise CourseError(f"{out} belongs to the course itself: name a new folder.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_file():
+        raise CourseError(f"{out} is a file: name a new folder.")
+    if out.is_dir() and any(out.iterdir()):
         raise CourseError(f"{out} is not empty. Nothing in it is replaced: name a new folder.")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:

@@ -210,6 +210,7 @@ def _run(model, optimizer, loss_fn, batches, val, lrs, diverge, every, losses, a
         x, y = (part.to(device, non_blocking=True) for part in next(stream))
         optimizer.zero_grad()
         output = model(x)
+        found = Predictions(output.detach(), y) if val is None else None  # checks the labels too
         loss = loss_fn(output, y)
         loss.backward()
         optimizer.step()
@@ -217,8 +218,8 @@ def _run(model, optimizer, loss_fn, batches, val, lrs, diverge, every, losses, a
         if not math.isfinite(value):
             return
         losses[i] = value
-        if val is None:
-            accuracies[i] = Predictions(output.detach(), y).accuracy
+        if found:
+            accuracies[i] = found.accuracy
         elif i % every == 0 or i == len(lrs) - 1:
             accuracies[i] = predict(model, val).accuracy
         best = min(best, value)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     """A 3x3 convolution that keeps height and width: (B, inputs, H, W) -> (B, outputs, H, W)."""
+    if min(inputs, outputs) < 1:
+        raise ValueError(f"{inputs} channels to {outputs}: take a width of 1 or more")
     return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
 
 

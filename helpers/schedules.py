@@ -17,7 +17,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 def _step(t: int, total: float = math.inf) -> int:
-    t = index(t)  # TypeError of what is no whole number
+    try:
+        t = index(t)
+    except TypeError:
+        raise TypeError(f"t = {t!r} is no step: expected a whole number") from None
     if not 0 <= t < total:
         last = "no last step" if total == math.inf else f"{total} steps, 0 to {total - 1}"
         raise ValueError(f"t = {t} is no step: the schedule has {last}. Count your calls")

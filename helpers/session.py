@@ -22,7 +22,7 @@ from helpers.data import Data, ImageSet, load
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, Recipe
 from helpers.results import published_net
-from helpers.training import fit
+from helpers.training import fit, memory_format
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -132,9 +132,7 @@ class Session:
             recipe = self.profile.recipe()
             print(f"Lesson 05 has not run here, so the net is trained now: {recipe.epochs} epochs.")
             fit(net, self.data.train, recipe=recipe, seed=self.seed, out=self.folder)
-        if self.device.type != "mps":  # the layout in which convolutions are fast, as in `fit`
-            net.to(memory_format=torch.channels_last)
-        return net.eval()
+        return net.to(memory_format=memory_format(net, self.device)).eval()  # the fast order
 
 
 def start(

@@ -78,6 +78,8 @@ def fit(
     recipe = recipe if batch_size is None else recipe.with_batch(batch_size)
     epochs = recipe.epochs if epochs is None else epochs
     batches = as_batches(train, recipe, device, seed)
+    if isinstance(train, ImageSet):  # an error now, not in a batch, where the net has few outputs
+        predict(model, train.subset(train.labels.argmax(keepdims=True)))
     if not isinstance(val, ImageSet):
         check_repeatable("val", val)
     if epochs < 1 or len(batches) < 1:
@@ -125,7 +127,7 @@ class Run:
         self.model, self.batches, self.recipe, self.epochs = model, batches, recipe, epochs
         self.device, self.steps, self.history = device, len(batches), []
         self.rank, self.processes = rank_and_processes()
-        self.layout = memory_format(model, batches, device, self.processes)
+        self.layout = memory_format(model, device)
         self.half = None  # half precision pays on CUDA alone; on a CPU it can be 30 times slower
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -286,24 +288,22 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
         seed_transform(images.transform, mixed)
 
 
-def memory_format(model: nn.Module, batches, device: torch.device, processes: int = 1):
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
     """Channels last: the order in which convolutions are fast on CUDA and on CPUs.
 
-    Except where it crashes: on a CPU with several threads (PyTorch 2.15), in the weight gradient of
-    a strided 1x1 convolution with fewer than 16 input channels, when the batch is odd.
+    Except where it crashes: on a CPU, in the weight gradient of a strided 1x1 convolution with few
+    input channels. Seen in PyTorch 2.14 and 2.15: below 8 channels on CPUs without AVX-512, below
+    16 with several threads and an odd batch on others.
     """
-    if device.type == "mps":
-        return torch.preserve_format
     narrow = any(
         isinstance(layer, nn.Conv2d)
         and (layer.kernel_size, layer.stride) == ((1, 1), (2, 2))
         and layer.in_channels < 16
         for layer in model.modules()
     )
-    even = isinstance(batches, Batches) and batches.batch_size % (2 * processes) == 0
-    even = even and (batches.drop_last or len(batches.labels) % (2 * processes) == 0)
-    fails = device.type == "cpu" and narrow and not even
-    return torch.contiguous_format if fails else torch.channels_last
+    if device.type == "mps" or (device.type == "cpu" and narrow):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:

@@ -400,8 +400,16 @@ def test_batches_move_with_the_device():
         torch.testing.assert_close(x.cpu(), x_here, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"pad": 32}, {"cutout": -1}, {"flip": 1.5}, {"flip": "often"}])
+@pytest.mark.parametrize(
+    "wrong", [{"pad": 32}, {"pad": 1.5}, {"cutout": -1}, {"flip": 1.5}, {"flip": "often"}]
+)
 def test_ranges_are_checked_by_both(wrong):
     for make in (BatchAugment, train_transform):
-        with pytest.raises(ValueError, match="expected 0 <= pad < 32"):
+        with pytest.raises(ValueError, match="expected whole pixels, 0 <= pad < 32"):
             make(MEAN, STD, **wrong)
+
+
+def test_a_channel_without_spread_cannot_be_divided_by_it():
+    for make in (BatchAugment, train_transform):
+        with pytest.raises(ValueError, match=r"std \(0.2, 0.0, 0.3\): expected above 0"):
+            make(MEAN, (0.2, 0.0, 0.3))

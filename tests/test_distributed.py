@@ -207,7 +207,7 @@ def test_torchrun_equals_one_process_by_hand(name, tmp_path):
             if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3):
                 with torch.no_grad():
                     torch.nn.init.dirac_(layer.weight[: layer.in_channels])
-    layout = memory_format(model, whole, torch.device("cpu"), 2)
+    layout = memory_format(model, torch.device("cpu"))
     close(
         torch.load(tmp_path / "model.pt", weights_only=True),
         by_hand(model, epoch_batches, recipe, 2, layout),

@@ -319,6 +319,8 @@ def test_what_cannot_be_restored_is_refused():
         run([])
     with pytest.raises(ValueError, match="no images to predict"):
         run(fixed_batches(), val=[])
+    with pytest.raises(ValueError, match="the model knows classes 0 to"):
+        run([(x, y + 1000) for x, y in fixed_batches()])
     with pytest.raises(ValueError, match="no parameter of this model"):
         lr_range_test(net(), optimizer, F.cross_entropy, fixed_batches())
 

@@ -126,6 +126,12 @@ def test_davidnet_starts_near_a_uniform_guess():
     assert abs(F.cross_entropy(DavidNet(8)(x), y).item() - math.log(10)) < 0.3
 
 
+@pytest.mark.parametrize("make", [DavidNet, SpeedNet, SmallCNN])
+def test_a_net_without_channels_is_refused(make):
+    with pytest.raises(ValueError, match="channels to 0: take a width of 1 or more"):
+        make(width=0)
+
+
 def test_parameter_names_are_readable():
     stages = {name.split(".")[0] for name, _ in DavidNet(1).named_parameters()}
     assert stages == {"stem", "stage1", "stage2", "stage3", "classifier"}

@@ -113,7 +113,7 @@ def test_nothing_is_overwritten(option, tmp_path, monkeypatch, capsys):
         (ROOT / "notebooks" / "new", "belongs to the course itself"),
         (ROOT, "belongs to the course itself"),
         (tmp_path / "full", "is not empty. Nothing in it is replaced: name a new folder"),
-        (mine, "is not empty"),
+        (mine, "is a file: name a new folder"),
     ):
         assert cli.main(["publish", "--only", "02", option, str(folder)]) == 1
         assert reason in capsys.readouterr().err
