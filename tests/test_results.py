@@ -150,10 +150,10 @@ def test_runs_of_another_device_are_not_mixed_in(folder, data, monkeypatch, tmp_
 
 
 def test_what_the_readme_says_of_the_speed_run():
-    """Less than a third of the arithmetic, half of the epochs, one core, within two hours."""
+    """Less than a third of the arithmetic, half of the epochs, one core, within 2.5 hours."""
     found = results.widest("speedrun")
     width, runs = found["width"], found["runs"]
     macs = [layer_table(net).total_macs for net in (SpeedNet(width), DavidNet(64))]
     assert macs[0] < macs[1] / 3 and found["epochs"] == COURSE.epochs / 2
     assert all(run["device"].startswith("CPU") and run["threads"] == 1 for run in runs)
-    assert all(run["seconds"] < 2 * 3600 for run in runs)
+    assert all(run["seconds"] < 2.5 * 3600 for run in runs)

@@ -285,7 +285,7 @@ def test_too_little_memory_names_the_batch_that_fits_and_leaves_the_weights():
         most = 20
 
         def forward(self, x):
-            if len(x) > self.most:
+            if self.training and len(x) > self.most:  # training keeps what a look at one does not
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
             return super().forward(x)
 
