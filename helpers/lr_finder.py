@@ -218,7 +218,7 @@ def _run(model, optimizer, loss_fn, batches, val, lrs, diverge, every, losses, a
         if not math.isfinite(value):
             return
         losses[i] = value
-        if found:
+        if val is None:
             accuracies[i] = found.accuracy
         elif i % every == 0 or i == len(lrs) - 1:
             accuracies[i] = predict(model, val).accuracy

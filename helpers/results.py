@@ -171,19 +171,22 @@ def tables(folder: Path = FOLDER) -> str:
     notes, classes = [], {}
     for name, content in found.items():
         runs = content["runs"]
-        seconds = statistics.median(s for run in runs for s in run["seconds_per_epoch"])
+        medians = sorted(statistics.median(run["seconds_per_epoch"]) for run in runs)
+        seconds = " to ".join(dict.fromkeys(f"{s:.1f}" for s in (medians[0], medians[-1])))
         plain, mirrored = ([run[key] for run in runs] for key in ("accuracy", "accuracy_tta"))
         rows.append(
             f"| {name} | {content['width']} | {content['epochs']} | {percent(plain)} "
-            f"| {percent(mirrored)} | {seconds:.1f} | {len(runs)} |"
+            f"| {percent(mirrored)} | {seconds} | {len(runs)} |"
         )
         made = runs[-1]
+        dates = ", ".join(dict.fromkeys(run["date"] for run in runs))
+        commits = ", ".join(dict.fromkeys(str(run["commit"])[:7] for run in runs))
         seeds = "seed 0" if len(runs) == 1 else f"seeds 0 to {len(runs) - 1}"
         notes.append(
             f"- {name}: {content['profile']} profile at width {content['width']}, "
             f"{content['training_images']:,} training images, {seeds}, {made['device']}, "
             f"threads: {made['threads']}, Python {made['versions']['python']}, "
-            f"torch {made['versions']['torch']}, {made['date']}, commit {str(made['commit'])[:7]}"
+            f"torch {made['versions']['torch']}, {dates}, commit {commits}"
         )
         for label in runs[0]["per_class_accuracy"]:
             mean = statistics.mean(run["per_class_accuracy"][label] for run in runs)

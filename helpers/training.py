@@ -78,8 +78,6 @@ def fit(
     recipe = recipe if batch_size is None else recipe.with_batch(batch_size)
     epochs = recipe.epochs if epochs is None else epochs
     batches = as_batches(train, recipe, device, seed)
-    if isinstance(train, ImageSet):  # an error now, not in a batch, where the net has few outputs
-        predict(model, train.subset(train.labels.argmax(keepdims=True)))
     if not isinstance(val, ImageSet):
         check_repeatable("val", val)
     if epochs < 1 or len(batches) < 1:
@@ -176,6 +174,8 @@ class Run:
         for i, batch in enumerate(self.batches):
             x, y, count = self.share(*batch, i)
             try:
+                if first + i == 0:
+                    predict(self.model, [(x, y)])  # says so where the net has too few outputs
                 loss, hits = self.train_step(x, y, first + i, count)
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)  # or they keep their tensors alive

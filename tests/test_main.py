@@ -130,13 +130,14 @@ def test_run_goes_on_after_failures(place: Path, monkeypatch, capsys):
     assert texts(build / "03_warns.ipynb")[0] == f"{sys.executable} {place} smoke\n"
 
 
-def test_data_that_cannot_be_used_is_said_once_and_not_by_each_notebook(place: Path, capsys):
+@pytest.mark.parametrize("command", ["run", "publish"])
+def test_data_that_cannot_be_used_is_said_once_and_not_by_each_notebook(command, place, capsys):
     write(place, "01_fine.ipynb", "1")
     pictures = place.parent / "pictures"
     for folder in ("train/cat", "train/dog", "test/cat", "test/bird"):
         (pictures / folder).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(pictures / folder / "1.png")
-    assert cli.main(["run", "--data", f"folder:{pictures}"]) == 1
+    assert cli.main([command, "--data", f"folder:{pictures}"]) == 1
     said = capsys.readouterr()
     assert (
         "the classes differ" in said.err and said.err.count("\n") == 1 and "[1/1]" not in said.out
