@@ -213,6 +213,7 @@ def bars(
     alt += note_guess(ax, guess, horizontal=False)
     if max(values.values()) >= 10_000:
         ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.locator_params(axis="x", nbins=5)  # seven digits are wide
     return Picture(figure, alt)
 
 

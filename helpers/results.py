@@ -89,11 +89,16 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def widest(name: str, folder: Path = FOLDER) -> dict | None:
-    """The results of a recipe, or the ladder, at the largest width that was measured."""
+def measured(name: str, folder: Path = FOLDER) -> list[dict]:
+    """The results of a recipe, or the ladder: one for each width, the narrowest first."""
     paths = folder.glob(f"{name}-w*.json")
     found = [json.loads(path.read_text("utf-8")) for path in paths]
-    return max(found, key=lambda content: content["width"], default=None)
+    return sorted(found, key=lambda content: content["width"])
+
+
+def widest(name: str, folder: Path = FOLDER) -> dict | None:
+    """The results of a recipe, or the ladder, at the largest width that was measured."""
+    return next(reversed(measured(name, folder)), None)
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -115,14 +120,16 @@ def verdict(differences: Sequence[float]) -> str:
     return f"{mean:+.1f} ± {half:.1f} points from {n} pairs: {sure}"
 
 
-def published_net(folder: Path = FOLDER) -> tuple[DavidNet, dict] | None:
-    """The widest net kept of the course recipe, and its results; None where there is none.
+def published_net(width: int = 64, folder: Path = FOLDER) -> tuple[DavidNet, dict] | None:
+    """The widest net kept of the course recipe up to `width`, else the narrowest, and its results;
+    None where there is none. A wide net is accurate, and slow without a GPU.
 
     Raises ValueError where the weights are not those that were measured.
     """
-    found = widest(COURSE.name, folder)
-    if found is None:
+    nets = measured(COURSE.name, folder)
+    if not nets:
         return None
+    found = [net for net in nets if net["width"] <= width or net is nets[0]][-1]
     path, run = folder / f"{COURSE.name}-w{found['width']}.pt", found["runs"][0]
     if not path.is_file() or sha256(path) != run["sha256"]:
         raise ValueError(

@@ -121,8 +121,8 @@ class Session:
         if weights.is_file():
             print(f"Loaded the net that lesson 05 trained ({self.profile.name} profile).")
             net.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
-        elif self.data.name == "cifar10" and (published := published_net()):
-            net, made = published[0].to(self.device), published[1]
+        elif self.data.name == "cifar10" and (found := published_net(self.profile.width)):
+            net, made = found[0].to(self.device), found[1]
             print(
                 "Lesson 05 has not run here, so this is the course's published net: width "
                 f"{made['width']}, {made['epochs']} epochs on all {made['training_images']:,} "

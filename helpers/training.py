@@ -130,7 +130,9 @@ class Run:
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
             self.half = torch.bfloat16 if native else torch.float16
-            torch.backends.cudnn.benchmark = True  # tries each convolution's ways, keeps the fastest
+            torch.backends.cudnn.benchmark = (
+                True  # tries each convolution's ways, keeps the fastest
+            )
         model.to(device, memory_format=self.layout).train()
         if recipe.dirac_init:
             dirac_(model)

@@ -116,7 +116,7 @@ class TestTrainedNet:
         torch.manual_seed(1)
         net = DavidNet(4)
         made = {"width": 4, "epochs": 24, "training_images": 50_000}
-        monkeypatch.setattr(session, "published_net", lambda: (net, made))
+        monkeypatch.setattr(session, "published_net", lambda width: (net, made))
         return net
 
     def test_what_lesson_05_left_is_used(self, course, published, capsys):
@@ -141,10 +141,8 @@ class TestTrainedNet:
         assert "so the net is trained now: 2 epochs" in capsys.readouterr().out
 
 
-def test_what_is_committed_can_be_loaded():
-    found = results.published_net()
-    if found is None:
-        pytest.skip("no net is published yet")
-    net, made = found
-    assert made["data"] == "cifar10" and made["evaluated_on"] == "test"
+@pytest.mark.parametrize("profile, width", [("smoke", 16), ("cpu", 16), ("full", 64)])
+def test_what_is_committed_can_be_loaded(profile, width):
+    net, made = results.published_net(session.PROFILES[profile].width)
+    assert made["width"] == width and made["data"] == "cifar10" and made["evaluated_on"] == "test"
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
