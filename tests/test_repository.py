@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.environment import REPOSITORY, VERSION
+from helpers.results import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ["helpers", "tests", "notebooks", "conftest.py", ".github"]
@@ -47,9 +48,11 @@ def test_the_readme_names_every_notebook():
 
 
 def test_nothing_heavy():
+    """But the weights of the published net, 6.7 million at 2 bytes."""
     for folder in ("helpers", "tests", "notebooks", "images"):
         for path in (ROOT / folder).rglob("*"):
-            assert not path.is_file() or path.stat().st_size < 1_500_000, path
+            most = 16_000_000 if path.parent == FOLDER and path.suffix == ".pt" else 1_500_000
+            assert not path.is_file() or path.stat().st_size < most, path
 
 
 def test_the_repository_is_small():
@@ -59,7 +62,7 @@ def test_the_repository_is_small():
         pytest.skip("no git repository: which files belong to it is not known")
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     assert len(files) > 50
-    assert sum(path.stat().st_size for path in files if path.is_file()) < 15_000_000
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 25_000_000
 
 
 def test_one_version():
