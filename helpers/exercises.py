@@ -64,7 +64,6 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
 
 
 def watched(function: Callable, returns: bool = True) -> Callable:
-    @wraps(function)
     def call(*args):
         result = function(*args)
         if result is ...:
@@ -76,21 +75,44 @@ def watched(function: Callable, returns: bool = True) -> Callable:
     return call
 
 
+def judge(
+    found: float, right: float, hint: str, likely: dict | None = None, rtol: float = 1e-6
+) -> None:
+    """Raise `Wrong` unless found is right. likely: {wrong number: what it comes from}."""
+    for wrong, reason in (likely or {}).items():
+        if math.isclose(found, wrong, rel_tol=rtol, abs_tol=1e-12):
+            raise Wrong(reason)
+    if not math.isclose(found, right, rel_tol=rtol, abs_tol=1e-12):
+        raise Wrong(f"{found:,.6g} is not it. {hint}")
+
+
 def number(
-    right: float, told: str, hint: str, likely: dict[float, str], rtol: float = 1e-9
+    right: float, told: str, hint: str, likely: dict[float, str], rtol: float = 1e-6
 ) -> Callable[[Any], Verdict]:
-    """A check of one number. told: why it is right; likely: wrong answer -> what it comes from."""
+    """A check of one number. told: why it is right; hint and likely: see `judge`."""
 
     @exercise
     def check(answer: float) -> str:
-        for wrong, reason in likely.items():
-            if math.isclose(answer, wrong, rel_tol=rtol):
-                raise Wrong(reason)
-        if not math.isclose(answer, right, rel_tol=rtol):
-            raise Wrong(f"{answer:,.6g} is not it. {hint}")
+        judge(answer, right, hint, likely, rtol)
         return told
 
     return check
+
+
+def array(answer: Any) -> np.ndarray:
+    """A number, array or tensor as an array of doubles; a tensor's may hang on a graph."""
+    return np.asarray(answer.detach() if isinstance(answer, torch.Tensor) else answer, dtype=float)
+
+
+def close(found: Any, other: Any) -> bool:
+    """Whether two of what `array` takes agree but for rounding, in shape as well."""
+    a, b = array(found), array(other)
+    return a.shape == b.shape and np.allclose(a, b, atol=1e-5)
+
+
+def need_shape(found: Any, shape: tuple[int, ...], why: str) -> None:
+    if np.shape(found) != shape:
+        raise Wrong(f"The shape is {tuple(np.shape(found))}, not {shape}: {why}")
 
 
 # Lesson 01
@@ -117,21 +139,21 @@ def check_statistics(function: Callable) -> str:
     """Mean and std per channel of images that differ in brightness."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 100, (6, 4, 5, 3)) + rng.integers(0, 150, (6, 1, 1, 3))
-    mean, std = (np.asarray(v, dtype=float) for v in function(images.astype(np.uint8)))
+    mean, std = (array(v) for v in function(images.astype(np.uint8)))
     values = images.reshape(-1, 3) / 255
-    if mean.shape != (3,) or std.shape != (3,):
-        raise Wrong(f"mean {mean.shape}, std {std.shape}: expected one value a channel, (3,).")
-    if np.allclose(mean, 255 * values.mean(0)):
+    need_shape(mean, (3,), "one mean for each channel is wanted.")
+    need_shape(std, (3,), "one std for each channel is wanted.")
+    if close(mean, 255 * values.mean(0)):
         raise Wrong("These are in 0..255: divide the values by 255 first.")
-    if not np.allclose(mean, values.mean(0)):
+    if not close(mean, values.mean(0)):
         raise Wrong(f"The means are {mean.round(3)}, not {values.mean(0).round(3)}.")
-    if np.allclose(std, values.std(0) ** 2):
+    if close(std, values.var(0)):
         raise Wrong("That is the variance; the standard deviation is its root.")
-    if np.allclose(std, (images / 255).std((1, 2)).mean(0)):
+    if close(std, (images / 255).std((1, 2)).mean(0)):
         raise Wrong("That is the mean of the images' own stds: the spread between them is lost.")
-    if np.allclose(std, values.std(0, ddof=1)):
+    if close(std, values.std(0, ddof=1)):
         raise Wrong("That divides by the count less one, as torch.std does; numpy's std does not.")
-    if not np.allclose(std, values.std(0)):
+    if not close(std, values.std(0)):
         raise Wrong(f"The stds are {std.round(3)}, not {values.std(0).round(3)}.")
     return "Mean and std over all pixels of all images, the spread between images included."
 
@@ -141,23 +163,21 @@ def check_normalise(function: Callable) -> str:
     """(value / 255 - mean) / std, channels first."""
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     images = torch.randint(256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0))
-    given = images.to(torch.uint8)
-    x = function(given, mean, std)
+    x = torch.as_tensor(function(images.to(torch.uint8), mean, std))
     z = (images / 255 - torch.tensor(mean)) / torch.tensor(std)
-    right = z.permute(0, 3, 1, 2)
-    if tuple(x.shape) != (2, 3, 32, 32):
-        raise Wrong(f"The shape is {tuple(x.shape)}, not (2, 3, 32, 32): channels come first.")
-    if torch.allclose(x.float(), z.reshape(2, 3, 32, 32).float()):
-        raise Wrong("reshape keeps the order of the values and mixes up the axes: use permute.")
     unscaled = (images - torch.tensor(mean)) / torch.tensor(std)
-    if torch.allclose(x.float(), unscaled.permute(0, 3, 1, 2), rtol=1e-3):
+    right = z.permute(0, 3, 1, 2)
+    need_shape(x, (2, 3, 32, 32), "channels come first.")
+    if close(x, z.reshape(2, 3, 32, 32)):
+        raise Wrong("reshape keeps the order of the values and mixes up the axes: use permute.")
+    if close(x, unscaled.permute(0, 3, 1, 2)):
         raise Wrong("mean and std belong to values in 0..1: divide by 255 first.")
-    if torch.allclose(x.float(), right.transpose(2, 3), atol=1e-4):
+    if close(x, right.transpose(2, 3)):
         raise Wrong("Rows and columns are swapped: permute(0, 3, 1, 2) leaves them in order.")
-    if not torch.allclose(x.float(), right, atol=1e-4):
-        n, c, i, j = ((x.float() - right).abs() > 1e-4).nonzero()[0].tolist()
-        values = f"{x[n, c, i, j]:.4f}, not {right[n, c, i, j]:.4f}"
-        raise Wrong(f"The value at [{n}, {c}, {i}, {j}] is {values}.")
+    if not close(x, right):
+        at = np.unravel_index((x - right).abs().argmax(), x.shape)
+        place = ", ".join(map(str, at))
+        raise Wrong(f"The value at [{place}] is {x[at]:.4f}, not {right[at]:.4f}.")
     if x.dtype != torch.float32:
         raise Wrong(f"The values are right, but {x.dtype}; the net takes float32.")
     return "Scaled, shifted, and each colour in a plane of its own."
@@ -171,17 +191,14 @@ def check_cut_out(function: Callable) -> str:
     before, right = given.copy(), given.copy()
     for image, top, left in zip(right, tops, lefts, strict=True):
         image[top : top + 8, left : left + 8] = 0
-    result = function(given, tops, lefts, 8)
+    result = array(function(given, tops, lefts, 8))
     if not np.array_equal(given, before):
         raise Wrong("The images you were given have changed: work on a copy.")
-    if np.shape(result) != given.shape:
-        raise Wrong(f"The shape is {np.shape(result)}, not {given.shape}.")
+    need_shape(result, given.shape, "only values change.")
     holes = (result == 0).all(3).sum((1, 2))
     if not (holes == 64).all():
-        raise Wrong(
-            f"{holes.tolist()} hidden pixels in the images, not 64 in each: slice rows and columns "
-            "of one image; channels come last."
-        )
+        hint = "slice rows and columns of one image; channels come last."
+        raise Wrong(f"{holes.tolist()} hidden pixels in the images, not 64 in each: {hint}")
     if len({(image == 0).tobytes() for image in result}) == 1:
         raise Wrong("All images have the same hole: image i has its own, at tops[i], lefts[i].")
     if not np.array_equal(result, right):
@@ -198,12 +215,11 @@ def check_mended_steps(function: Callable) -> str:
     ruler[..., 0], ruler[..., 1] = np.arange(32)[:, None], np.arange(32)[None, :]
     steps = A.Compose(function(), strict=True, seed=0)
     results = [steps(image=ruler)["image"] for _ in range(300)]
-    if results[0].shape != (32, 32, 3):
-        raise Wrong(f"The images come out as {results[0].shape}: crop back to 32x32.")
-    shifts = {tuple(result[16, 16, :2].astype(int) - 16) for result in results}
-    if len(shifts) == 1:
+    need_shape(results[0], (32, 32, 3), "crop back to 32x32.")
+    shifts = np.array([result[16, 16, :2].astype(int) - 16 for result in results])
+    if len(np.unique(shifts, axis=0)) == 1:
         raise Wrong("Still no image moves. To what size must 32 pixels grow with 4 on each side?")
-    reach = max(max(map(abs, shift)) for shift in shifts)
+    reach = abs(shifts).max()
     if reach != 4:
         raise Wrong(f"The images move by up to {reach} pixels, not by up to 4.")
     return "Images move by up to 4 pixels in each direction, and come out as 32x32."
@@ -276,11 +292,8 @@ def check_residual_stage(stage: type) -> str:
     for stride, size in ((1, 8), (2, 4)):
         module = stage(4, 6, stride)
         out = watched(module)(x)
-        if tuple(out.shape) != (2, 6, size, size):
-            raise Wrong(
-                f"Stride {stride}: expected shape (2, 6, {size}, {size}), got {tuple(out.shape)}. "
-                "Padding of the 3x3 convolutions, or the stride of one path?"
-            )
+        why = f"at stride {stride}. Padding of the 3x3 convolutions, or the stride of one path?"
+        need_shape(out, (2, 6, size, size), why)
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     kernels = sorted(conv.kernel_size[0] for conv in convs)
     if kernels != [1, 3, 3]:
@@ -310,12 +323,9 @@ def check_mended_counter(counter: Callable) -> str:
     net = [conv, *residual, conv, pool, *residual]
     if counter([conv, pool, conv]) != 8:
         raise Wrong("A net without shortcuts has changed too: 3x3, pool 2, 3x3 must give 8.")
-    found = counter(net)
-    if found == 114:
-        raise Wrong("Still 114: the stride of a shortcut still changes the jump of the main path.")
-    if found != 64:
-        raise Wrong(f"DavidNet gives {found}, not 64: leave out exactly the shortcut's layers.")
-    if counter(net) != found:
+    likely = {114: "Still 114: a shortcut's stride still changes the jump of the main path."}
+    judge(counter(net), 64, "DavidNet has 64: leave out exactly the shortcut's layers.", likely)
+    if counter(net) != 64:
         raise Wrong("A second call gives another number: something is kept between the calls.")
     return "64, and the same at every call."
 
@@ -339,15 +349,12 @@ check_sweep_lr = number(  # of step 60 of an exponential sweep of 101 steps, fro
 @exercise
 def check_smallest_every(function: Callable) -> str:
     """The smallest number of steps between evaluations that keeps the cost within twice."""
-    if function(1920, 64) == 30:
-        raise Wrong("A training step of 64 images costs 3 * 64 forward passes, not 64.")
-    if function(1920, 64) == 11:
-        raise Wrong("1,920 = 10 * 3 * 64 exactly: every 10 steps is still within twice the cost.")
-    if function(1920, 64) != 10:
-        raise Wrong(
-            f"1,920 images, batch 64: {function(1920, 64)} is not right. In `every` steps, "
-            "training costs every * 3 * 64; the evaluation, 1,920, may cost as much."
-        )
+    likely = {
+        30: "A training step of 64 images costs 3 * 64 forward passes, not 64.",
+        11: "1,920 = 10 * 3 * 64 exactly: every 10 steps is still within twice the cost.",
+    }
+    hint = "`every` steps cost every * 3 * 64 in training; the evaluation, 1,920, may cost as much."
+    judge(function(1920, 64), 10, hint, likely)
     if function(2000, 64) == 10:
         raise Wrong("2,000 images, batch 64: 10 steps cost 1,920, too little by 80. Round up.")
     if (function(2000, 64), function(5000, 128), function(100, 64)) != (11, 14, 1):
@@ -363,21 +370,19 @@ def check_my_steep(function: Callable) -> str:
     found = function(lr, loss)
     if np.ndim(found) != 0:
         raise Wrong("Return one number, the LR of one step, not an array.")
-    if found == 40:
-        raise Wrong("That is the index of the step: return the LR there, lr[i].")
-    if math.isclose(found, lr[np.argmin(loss)]):
-        raise Wrong("That is where the loss is lowest. The slope there is zero, not steepest.")
-    if math.isclose(found, lr[np.argmax(np.gradient(loss))]):
-        raise Wrong("That is where the loss rises fastest. A fall has a negative slope.")
-    if math.isclose(found, lr[np.argmin(np.gradient(loss, lr))]):
-        raise Wrong("That is the slope against lr. On a log axis take it against log lr.")
-    if not math.isclose(found, lr[40]):
-        raise Wrong(f"The fall is fastest at {lr[40]:.3g}, your rule says {float(found):.3g}")
+    rise, against_lr = np.gradient(loss), np.gradient(loss, lr)
+    likely = {
+        40: "That is the index of the step: return the LR there, lr[i].",
+        lr[loss.argmin()]: "There the loss is lowest: its slope is zero, not steepest.",
+        lr[rise.argmax()]: "There the loss rises fastest. A fall has a negative slope.",
+        lr[against_lr.argmin()]: "That slope is against lr. On a log axis take it against log lr.",
+    }
+    judge(found, lr[40], f"The fall is fastest at {lr[40]:.3g}.", likely)
     uneven = np.delete(lr, np.arange(50, 100, 2))  # steps that are twice as far apart
     curve = 2.3 - 1.5 / (1 + (uneven / 0.03) ** -2.0)
     slope = np.gradient(curve, np.log(uneven))
-    if not math.isclose(function(uneven, curve), uneven[np.argmin(slope)]):
-        raise Wrong("Where steps lie unevenly it fails: give np.gradient the positions, log lr.")
+    hint = "Where steps lie unevenly it fails: give np.gradient the positions, log lr."
+    judge(function(uneven, curve), uneven[slope.argmin()], hint)
     return "The steepest fall against log lr, also where steps lie unevenly."
 
 
@@ -385,18 +390,17 @@ def check_my_steep(function: Callable) -> str:
 def check_centred(function: Callable) -> str:
     """The mean over `reach` steps to both sides; at the ends of fewer, on both sides equally."""
     line = np.arange(9.0)
-    smooth, spike = (np.asarray(function(v, 2), dtype=float) for v in (line, np.eye(9)[4]))
-    if smooth.shape != line.shape:
-        raise Wrong(f"9 values go in, {smooth.shape} come out: one smoothed value for each step.")
+    smooth, spike = (array(function(v, 2)) for v in (line, np.eye(9)[4]))
+    need_shape(smooth, (9,), "9 values go in: one smoothed value for each step.")
     if np.array_equal(spike, np.eye(9)[4]):
         raise Wrong("Nothing is smoothed: a spike at step 4 comes back as it went in.")
     if spike[:4].sum() == 0 and spike[5:].sum() > 0:
         raise Wrong("Each mean looks back only, so what happens at step 4 shows later: it lags.")
-    if not np.allclose([spike[2:7].sum(), spike[4]], [1, 0.2], rtol=1e-9):
+    if not close([spike[2:7].sum(), spike[4]], [1, 0.2]):
         raise Wrong("A spike at step 4 should become 0.2 at steps 2 to 6: five values, 1/5 each.")
     if smooth[-1] < 7:
         raise Wrong("The end sinks: values that do not exist are counted as zeros there.")
-    if not np.allclose(smooth, line):
+    if not close(smooth, line):
         raise Wrong("A straight line bends at its ends: shrink the window on both sides equally.")
     return "No lag, and a straight line stays straight to its ends."
 
@@ -404,20 +408,20 @@ def check_centred(function: Callable) -> str:
 @exercise
 def check_divided_rules(answer: set[str]) -> str:
     """The rules whose LR can change when every loss is divided by 512."""
-    rules = {"steep", "valley", "minimum", "slide", "accuracy"}
+    stay = {
+        "accuracy": "The accuracy rule never looks at the loss.",
+        "minimum": "The lowest of all losses stays the lowest, whatever all are divided by.",
+        "steep": "All slopes shrink alike: the steepest one stays where it is.",
+        "valley": "Falling stays falling: the longest falling run begins and ends as before.",
+    }
     found = {answer} if isinstance(answer, str) else set(answer)
-    if unknown := found - rules:
-        raise Wrong(f"{sorted(unknown)} is no rule. The rules: {', '.join(sorted(rules))}.")
+    if unknown := found - {"slide", *stay}:
+        raise Wrong(f"{sorted(unknown)} is no rule. The rules: {', '.join(sorted(stay))}, slide.")
     if "slide" not in found:
         raise Wrong("One rule compares slopes with a fixed threshold, and slopes shrink as well.")
-    if "accuracy" in found:
-        raise Wrong("The accuracy rule never looks at the loss.")
-    if "minimum" in found:
-        raise Wrong("The lowest of all losses stays the lowest, whatever all are divided by.")
-    if "steep" in found:
-        raise Wrong("All slopes shrink alike: the steepest one stays where it is.")
-    if "valley" in found:
-        raise Wrong("Falling stays falling: the longest falling run begins and ends as before.")
+    for rule, reason in stay.items():
+        if rule in found:
+            raise Wrong(reason)
     return "Only slide has a threshold in units of the loss. All others ask what is largest."
 
 
@@ -448,9 +452,8 @@ def check_triangular(function: Callable) -> str:
         (11, 4, 0.4, "in the second cycle: the triangle repeats every 2 * half_cycle steps"),
         (7, 2.5, 0.42, "is a whole number (int, //) assumed?"),
     ]:
-        found = function(t, 0.1, 0.5, half)
-        if not math.isclose(found, right):
-            raise Wrong(f"half_cycle {half}, step {t}: {found:g} instead of {right}; {rule}")
+        hint = f"half_cycle {half}, step {t}: expected {right}; {rule}"
+        judge(function(t, 0.1, 0.5, half), right, hint)
     return "Base, peak, descent, the second cycle and a fractional half cycle are all right."
 
 
@@ -472,16 +475,12 @@ def check_lambda_factor(factor: Callable) -> str:
     """What LambdaLR must multiply 0.0944 by, so that the LRs of the 2020 run come out."""
     lrs = np.array([0.0944 * factor(epoch) for epoch in range(24)])
     right = np.array([source_one_cycle(epoch) for epoch in range(24)])
-    if np.allclose(lrs, 0.0944 * right):
-        raise Wrong(
-            "These are finished rates: LambdaLR still multiplies them by 0.0944, so the peak is "
-            f"{lrs.max():.4f}, not 0.472."
-        )
-    if np.allclose(lrs, 0.2 * right):
+    if close(lrs, 0.0944 * right):
+        raise Wrong("These are finished rates, and LambdaLR multiplies them by 0.0944 once more.")
+    if close(lrs, 0.2 * right):
         raise Wrong("The peak is 0.0944: you divide by the peak, but LambdaLR multiplies the base.")
     for epoch in range(24):
-        if not math.isclose(lrs[epoch], right[epoch]):
-            raise Wrong(f"epoch {epoch}: {lrs[epoch]:.4f}, in 2020 it was {right[epoch]:.4f}")
+        judge(lrs[epoch], right[epoch], f"Epoch {epoch} of 2020 had {right[epoch]:.4f}.")
     return "All 24 learning rates of the 2020 run come out of LambdaLR."
 
 
@@ -501,21 +500,14 @@ check_cut_budget = number(  # the LR of the 24-epoch course schedule, peak 0.4, 
 def check_annealing(function: Callable) -> str:
     """Half a cosine wave from the peak at step `first` to the end at step `last`."""
     begin, quarter, middle, end = (function(t, 10, 30, 0.4, 0.02) for t in (10, 15, 20, 30))
-    if not math.isclose(begin, 0.4):
-        raise Wrong(f"step `first` gives {begin:g}, not the peak 0.4: the share there must be 0")
-    if math.isclose(end, 0, abs_tol=1e-9):
-        raise Wrong("The LR ends at 0, not at `end`: scale the wave to peak - end, and add `end`.")
-    if not math.isclose(end, 0.02):
-        raise Wrong(
-            f"step `last` gives {end:.4g}, not the end 0.02: the share there must be 1. "
-            "Between `first` and `last` there are last - first steps, not one more."
-        )
-    if not math.isclose(middle, 0.21):
-        raise Wrong(f"half way the LR is {middle:g}; it should be the mean of peak and end, 0.21")
-    if math.isclose(quarter, 0.305):
-        raise Wrong("That is a straight line. A cosine is still near the peak after a quarter.")
-    if not math.isclose(quarter, 0.02 + 0.19 * (1 + math.sqrt(0.5))):
-        raise Wrong("Begin, middle and end are right; a quarter of the way does not fit a cosine.")
+    judge(begin, 0.4, "Step `first` gives the peak, 0.4: the share there must be 0.")
+    likely = {0: "The LR ends at 0, not at `end`: scale the wave to peak - end, and add `end`."}
+    hint = "Step `last` gives 0.02: the share is 1 after last - first steps, not after one more."
+    judge(end, 0.02, hint, likely)
+    judge(middle, 0.21, "Half way the LR is the mean of peak and end, 0.21.")
+    likely = {0.305: "That is a straight line. A cosine is still near the peak after a quarter."}
+    hint = "Begin, middle and end are right; a quarter of the way does not fit a cosine."
+    judge(quarter, 0.02 + 0.19 * (1 + math.sqrt(0.5)), hint, likely)
     return "Begin, middle, end and the curve between them are right."
 
 
@@ -555,15 +547,13 @@ def check_average_loss(function: Callable) -> str:
     found = float(function([2.0, 1.0, 4.0], [500, 500, 100]))
     if math.isclose(found, 7 / 1100):
         raise Untouched("This is still the version of 2020: it divides by the images twice over.")
-    if math.isclose(found, 7 / 3):
-        raise Wrong(
-            "That is the mean of the batch means: the 100 images of the last batch weigh as much "
-            "as 500 others. Weight each mean by its batch's size."
-        )
-    if math.isclose(found, 1900):
-        raise Wrong("1,900 is the loss summed over all 1,100 images. Divide by their number.")
-    if not math.isclose(found, 1900 / 1100):
-        raise Wrong(f"{found:g}: the sum over all images is 2*500 + 1*500 + 4*100 = 1,900 nats.")
+    likely = {
+        7 / 3: "That is the mean of the batch means: the last batch's 100 images weigh as much as "
+        "500 others. Weight each mean by its batch's size.",
+        1900: "1,900 is the loss summed over all 1,100 images. Divide by their number.",
+    }
+    hint = "The sum over all images is 2*500 + 1*500 + 4*100 = 1,900 nats."
+    judge(found, 1900 / 1100, hint, likely)
     return "1,900 nats over 1,100 images: 1.727 an image, however the batches are cut."
 
 
@@ -575,16 +565,16 @@ def check_smoothed_loss(function: Callable) -> str:
     plain = F.cross_entropy(logits, labels)
     right = F.cross_entropy(logits, labels, label_smoothing=0.2)
     others = F.cross_entropy(logits, torch.full((6, 4), 0.2 / 3).scatter(1, labels[:, None], 0.8))
-    unsmoothed, found = (torch.as_tensor(function(logits, labels, s)) for s in (0.0, 0.2))
-    if not torch.allclose(unsmoothed, plain):
+    unsmoothed, found = (array(function(logits, labels, s)) for s in (0.0, 0.2))
+    if not close(unsmoothed, plain):
         raise Wrong("With smoothing 0 it must be the ordinary cross-entropy, mean over the batch.")
-    if torch.allclose(found, plain):
+    if close(found, plain):
         raise Wrong("smoothing changes nothing: the targets are still 0 and 1.")
-    if torch.allclose(found, 0.8 * plain):
+    if close(found, 0.8 * plain):
         raise Wrong("The true class lost 0.2, but nobody got it: targets must add up to 1.")
-    if torch.allclose(found, others):
+    if close(found, others):
         raise Wrong("0.2 is shared by all classes, the true one included: 0.2 / 4 each, not / 3.")
-    if not torch.allclose(found, right, atol=1e-5):
+    if not close(found, right):
         raise Wrong(f"{float(found):.4f}, not {float(right):.4f}. Are these log-probabilities?")
     return "Equal to F.cross_entropy(..., label_smoothing=0.2)."
 
@@ -593,18 +583,17 @@ def check_smoothed_loss(function: Callable) -> str:
 def check_average_weights(function: Callable) -> str:
     """The exponential moving average of weights (steps, n), begun at the first."""
     weights = torch.tensor([[0.0, 8.0], [4.0, 8.0], [4.0, 0.0]])
-    kept, found = weights.clone(), torch.as_tensor(function(weights, 0.75))
+    kept, found = weights.clone(), array(function(weights, 0.75))
     if not torch.equal(weights, kept):
         raise Wrong("The weights handed in were changed: begin with weights[0].clone().")
-    if found.shape != (2,):
-        raise Wrong(f"shape {tuple(found.shape)}: one average of n = 2 weights is wanted, (2,)")
-    if torch.allclose(found, torch.tensor([3.75, 2.0])):
+    need_shape(found, (2,), "one average for each of n = 2 weights is wanted.")
+    if close(found, [3.75, 2.0]):
         raise Wrong("Old and new are swapped: `decay` is what is kept of the old average.")
-    if torch.allclose(found, weights.mean(0)):
+    if close(found, weights.mean(0)):
         raise Wrong("That is the plain mean: all steps weigh the same, and decay does nothing.")
-    if torch.allclose(found, torch.tensor([1.75, 2.625])):
+    if close(found, [1.75, 2.625]):
         raise Wrong("It seems to begin at 0: the average of constant weights would not be theirs.")
-    if not torch.allclose(found, torch.tensor([1.75, 6.0])):
+    if not close(found, [1.75, 6.0]):
         raise Wrong(f"{found.tolist()}, not [1.75, 6.0]: average = 0.75 * average + 0.25 * new")
     return "Two steps by hand agree: 0, 1, 1.75 and 8, 8, 6."
 
@@ -650,7 +639,6 @@ def check_sgd_step(function: Callable) -> str:
             optimizer.step()
         return yours.detach(), w.detach()
 
-    close = lambda yours, right: torch.allclose(yours, right, atol=1e-5)
     yours, right = both(0, 0, 1)
     if close(yours, 2 * start - right):
         raise Wrong("The loss goes up: the step has to be subtracted.")
@@ -693,8 +681,7 @@ def check_confusion(function: Callable) -> str:
     true, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 2, 2, 1, 0, 2])
     right = np.array([[1, 0, 2, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
     found = np.asarray(function(true, predicted, 4))
-    if found.shape != (4, 4):
-        raise Wrong(f"shape {found.shape}: four classes were asked for; class 3 just never occurs.")
+    need_shape(found, (4, 4), "four classes were asked for; class 3 just never occurs.")
     if np.array_equal(found, right.T):
         raise Wrong("Rows and columns are swapped: a row is a true class.")
     if np.array_equal(found, np.minimum(right, 1)):
@@ -708,14 +695,13 @@ def check_confusion(function: Callable) -> str:
 def check_class_accuracy(function: Callable) -> str:
     """Per-class accuracy from a confusion matrix whose rows are true classes."""
     matrix = np.array([[8, 2, 0], [1, 3, 0], [0, 5, 1]])
-    found = np.asarray(function(matrix), dtype=float)
-    if found.shape != (3,):
-        raise Wrong(f"shape {found.shape}: one number for each of the 3 classes is wanted.")
-    if np.allclose(found, [8 / 9, 3 / 10, 1]):
+    found = array(function(matrix))
+    need_shape(found, (3,), "one number for each of the 3 classes is wanted.")
+    if close(found, [8 / 9, 3 / 10, 1]):
         raise Wrong("Divided by columns: of what was *called* a class, which share was one. Rows!")
-    if np.allclose(found, [8 / 20, 3 / 20, 1 / 20]):
+    if close(found, [8 / 20, 3 / 20, 1 / 20]):
         raise Wrong("Divided by all images: the classes add up to the overall accuracy. Per row!")
-    if not np.allclose(found, [0.8, 0.75, 1 / 6]):
+    if not close(found, [0.8, 0.75, 1 / 6]):
         raise Wrong(f"{found.round(3).tolist()}, not [0.8, 0.75, 0.167]: right ones over the row.")
     return "The diagonal over the sums of the rows."
 
@@ -727,20 +713,19 @@ def check_grad_cam(function: Callable) -> str:
     a, g = (torch.randn(2, 5, 4, 3, generator=generator) for _ in range(2))
     weighted = g.mean((2, 3), keepdim=True) * a
     right = F.relu(weighted.sum(1))
-    found = torch.as_tensor(function(a, g))
-    if found.shape != (2, 4, 3):
-        raise Wrong(f"shape {tuple(found.shape)}: one map (h, w) an image is wanted, (2, 4, 3)")
-    if torch.allclose(found, weighted.sum(1), atol=1e-5):
+    found = array(function(a, g))
+    need_shape(found, (2, 4, 3), "one map (h, w) an image is wanted.")
+    if close(found, weighted.sum(1)):
         raise Wrong("The negative parts are still there: the ReLU is missing.")
-    if torch.allclose(found, F.relu(weighted).sum(1), atol=1e-5):
+    if close(found, F.relu(weighted).sum(1)):
         raise Wrong("The ReLU comes after the sum: channels may speak against the class.")
-    if torch.allclose(found, F.relu((g * a).sum(1)), atol=1e-5):
+    if close(found, F.relu((g * a).sum(1))):
         raise Wrong("The gradients are used unit by unit: a channel's weight is their mean.")
-    if torch.allclose(found, 12 * right, atol=1e-4):
+    if close(found, 12 * right):
         raise Wrong("12 times too large: the weight is the mean over the map, not the sum.")
-    if torch.allclose(found, F.relu((g.mean((0, 2, 3), keepdim=True) * a).sum(1)), atol=1e-5):
+    if close(found, F.relu((g.mean((0, 2, 3), keepdim=True) * a).sum(1))):
         raise Wrong("The mean runs over the batch as well: each image has its own weights.")
-    if not torch.allclose(found, right, atol=1e-5):
+    if not close(found, right):
         raise Wrong("The shape is right, the values are not. Mean over h and w, weight, sum, ReLU.")
     return "Mean over the map, weighted sum of the channels, ReLU: Grad-CAM."
 
@@ -754,16 +739,14 @@ def check_ece(function: Callable) -> str:
     found = float(function(sure, right, 4))
     if math.isnan(found):
         raise Wrong("An empty bin gave nan: leave bins without images out.")
-    if math.isclose(found, (0.325 + 0.425) / 2, abs_tol=1e-4):
-        raise Wrong("Both bins weigh the same, but one has 2 images, the other 4.")
-    if math.isclose(found, abs(sure.mean() - right.mean()), abs_tol=1e-4):
-        raise Wrong("Too sure here and too modest there cancel: take |...| bin by bin.")
-    if math.isclose(found, np.abs(sure - right).mean(), abs_tol=1e-4):
-        raise Wrong("That is the distance image by image: average within a bin first.")
-    if math.isclose(found, 1 / 6 * 0.4 + 5 / 6 * (0.89 - 0.6), abs_tol=1e-4):
-        raise Wrong("0.75 lies on an edge, and belongs to the bin below it.")
-    if not math.isclose(found, expected, abs_tol=1e-4):
-        raise Wrong(f"{found:.4f}, not 0.3917: 2/6 of |0.675 - 1| and 4/6 of |0.925 - 0.5|.")
+    gap, distance = abs(sure.mean() - right.mean()), abs(sure - right).mean()
+    likely = {
+        (0.325 + 0.425) / 2: "Both bins weigh the same, but one has 2 images, the other 4.",
+        gap: "Too sure here and too modest there cancel: take |...| bin by bin.",
+        distance: "That is the distance image by image: average within a bin first.",
+        1 / 6 * 0.4 + 5 / 6 * 0.29: "0.75 lies on an edge, and belongs to the bin below it.",
+    }
+    judge(found, expected, "2/6 of |0.675 - 1|, 4/6 of |0.925 - 0.5|: 0.3917.", likely, rtol=2e-4)
     return "Each bin's gap between confidence and accuracy, weighted by its images: 0.3917."
 
 
@@ -802,17 +785,14 @@ check_amdahl = number(  # 90 % of the time becomes 10 times faster
 @exercise
 def check_ring_bytes(function: Callable) -> str:
     """Bytes that each process sends for one ring all-reduce."""
-    alone, two, eight = function(1000, 4, 1), function(1_000_000, 4, 2), function(1_000_000, 2, 8)
-    if alone != 0:
-        raise Wrong(f"One process sends nothing, this says {alone:g} bytes.")
-    if math.isclose(two, 2_000_000):
-        raise Wrong("Half of it: a ring goes round twice, to add up and to hand the sums on.")
-    if math.isclose(two, 1_000_000):
-        raise Wrong("A parameter is not a byte: multiply by the bytes of one.")
-    if not math.isclose(two, 4_000_000):
-        raise Wrong(f"2 processes, 1,000,000 floats: {two:g} bytes, expected 4,000,000.")
-    if not math.isclose(eight, 3_500_000):
-        raise Wrong(f"8 processes, 1,000,000 half floats: {eight:g} bytes, expected 3,500,000.")
+    likely = {
+        2_000_000: "Half of it: a ring goes round twice, to add up and to hand the sums on.",
+        1_000_000: "A parameter is not a byte: multiply by the bytes of one.",
+    }
+    judge(function(1000, 4, 1), 0, "One process sends nothing, 0 bytes.")
+    hint = "{} processes, 1,000,000 {}floats: expected {:,} bytes."
+    judge(function(10**6, 4, 2), 4e6, hint.format(2, "", 4_000_000), likely)
+    judge(function(10**6, 2, 8), 3.5e6, hint.format(8, "half ", 3_500_000))
     return "Nearly twice the model a process, however many there are."
 
 
@@ -863,21 +843,15 @@ check_global_lr = number(  # 0.4 at batch 512; 8 GPUs of 128 images each
         0.1: "That belongs to 128 images. One step averages over the images of all GPUs.",
         0.4: "The batch is not 512 any more: add up the images of all GPUs.",
     },
-    rtol=1e-6,
 )
 
 
 @exercise
 def check_global_loss(function: Callable) -> str:
     """Mean loss over all images, from each rank's mean and count."""
-    found = function([1.0, 3.0], [10, 10])
-    if not math.isclose(found, 2.0):
-        raise Wrong(f"Two equal shares with means 1 and 3: {found:g}, expected 2.")
-    found = function([1.0, 3.0], [30, 10])
-    if math.isclose(found, 2.0):
-        raise Wrong("30 images count no more than 10: that is the mean of the means.")
-    if not math.isclose(found, 1.5):
-        raise Wrong(f"Means 1 of 30 images and 3 of 10: {found:g}, expected 1.5.")
+    likely = {2: "30 images count no more than 10: that is the mean of the means."}
+    judge(function([1.0, 3.0], [10, 10]), 2, "Two equal shares with means 1 and 3: expected 2.")
+    judge(function([1.0, 3.0], [30, 10]), 1.5, "Means 1 of 30 and 3 of 10: expected 1.5.", likely)
     return "Sums are added, then divided once: every image counts the same."
 
 
@@ -905,7 +879,6 @@ def check_accumulate(function: Callable) -> str:
     net.register_forward_hook(watch)
     function(net, x, y, 4)
     found = net.weight.grad
-    close = lambda other: torch.allclose(found, other, atol=1e-5)
     if not sizes:
         raise Untouched("The function has not called the model, so nothing was checked.")
     if max(sizes) > 4:
@@ -916,14 +889,14 @@ def check_accumulate(function: Callable) -> str:
         raise Wrong(f"The model has seen {sum(sizes)} of 10 images: mind the last, smaller part.")
     if found is None or waiting:
         raise Wrong("No gradient is left: call backward() for each part, and clear only before.")
-    if close(1 + right):
+    if close(found, 1 + right):
         raise Wrong("The gradient of an earlier step is still in it: clear it first.")
-    if close(10 * right):
+    if close(found, 10 * right):
         raise Wrong("That is the gradient of the sum over the batch: divide by its images.")
-    if close(sum(means)):
+    if close(found, sum(means)):
         raise Wrong("Three means are added up, so it is about three times as long as it should be.")
-    if close(sum(means) / 3):
+    if close(found, sum(means) / 3):
         raise Wrong("A mean of means: the last part has 2 images and counts as much as 4.")
-    if not close(right):
+    if not close(found, right):
         raise Wrong("It differs from the gradient of the whole batch: was it cleared in between?")
     return "The gradient of the whole batch, with at most 4 images in memory."

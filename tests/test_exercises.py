@@ -94,3 +94,58 @@ def test_a_missing_return_is_named(path, check, stub, solution):
     verdict = judge(stub, re.sub(r"(?m)^(\s+)return ", r"\1", solution))
     assert verdict.status == "wrong"
     assert "is its `return` missing?" in verdict.message
+
+
+def average_in_doubles(weights: torch.Tensor, decay: float) -> np.ndarray:
+    average = weights[0].double().numpy()
+    for new in weights.double().numpy():
+        average = decay * average + (1 - decay) * new
+    return average
+
+
+IN_ANOTHER_PRECISION = {
+    "check_statistics": lambda images: (
+        torch.tensor(images / 255).mean((0, 1, 2)),
+        torch.tensor(images / 255).std((0, 1, 2), correction=0).requires_grad_(),
+    ),
+    "check_annealing": lambda t, first, last, peak, end: (
+        end + (peak - end) * (1 + torch.cos(torch.tensor((t - first) / (last - first) * np.pi))) / 2
+    ),
+    "check_smoothed_loss": lambda logits, labels, smoothing: F.cross_entropy(
+        logits.double(), labels, label_smoothing=smoothing
+    ),
+    "check_average_weights": average_in_doubles,
+    "check_grad_cam": lambda a, g: F.relu((g.double().mean((2, 3), keepdim=True) * a).sum(1)),
+}
+
+
+@pytest.mark.parametrize("check", IN_ANOTHER_PRECISION)
+def test_a_right_answer_may_be_single_double_array_or_tensor(check):
+    verdict = getattr(exercises, check)(IN_ANOTHER_PRECISION[check])
+    assert verdict.status == "right", verdict
+
+
+def test_judge_tells_a_likely_mistake_from_another():
+    likely = {0: "Nothing is counted.", 3: "One is missing."}
+    exercises.judge(4.0, 4, "Two and two.", likely)
+    for found, told in [
+        (0.0, "Nothing is counted."),
+        (3, "One is missing."),
+        (float("nan"), "nan is not it. Two and two."),
+        (5, "5 is not it. Two and two."),
+    ]:
+        with pytest.raises(exercises.Wrong, match=re.escape(told)):
+            exercises.judge(found, 4, "Two and two.", likely)
+
+
+def test_close_compares_shapes_as_well():
+    assert exercises.close(torch.ones(3, requires_grad=True), [1, 1, 1 + 1e-7])
+    assert not exercises.close(torch.ones(3), 1.0)
+    assert not exercises.close(np.ones(3), np.ones((3, 1)))
+    assert not exercises.close([1.0, float("nan")], [1.0, 1.0])
+
+
+def test_need_shape_says_what_came_out():
+    exercises.need_shape(torch.ones(2, 3), (2, 3), "two rows.")
+    with pytest.raises(exercises.Wrong, match=r"The shape is \(3,\), not \(2, 3\): two rows."):
+        exercises.need_shape([1, 2, 3], (2, 3), "two rows.")
