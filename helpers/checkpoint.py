@@ -52,8 +52,12 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
                 (folder / name).unlink(missing_ok=True)  # none of another run may be taken for ours
             save(folder, state(run, settings))
         return
+    fused = [group["fused"] for group in run.optimizer.param_groups]  # as this device wants it
     for name in PARTS:
-        getattr(run, name).load_state_dict(saved[name])
+        if saved[name]:  # a scaler has a state only where it is used, on older GPUs
+            getattr(run, name).load_state_dict(saved[name])
+    for group, own in zip(run.optimizer.param_groups, fused, strict=True):
+        group["fused"] = own
     run.history = saved["history"]
     for name, now in (("threads", torch.get_num_threads()), ("processes", run.processes)):
         if saved[name] != now:

@@ -83,11 +83,11 @@ def judge(
         if math.isclose(found, wrong, rel_tol=rtol, abs_tol=1e-12):
             raise Wrong(reason)
     if not math.isclose(found, right, rel_tol=rtol, abs_tol=1e-12):
-        raise Wrong(f"{found:,.6g} is not it. {hint}")
+        raise Wrong(f"{float(found):,.6g} is not it. {hint}")
 
 
 def number(
-    right: float, told: str, hint: str, likely: dict[float, str], rtol: float = 1e-6
+    right: float, told: str, hint: str, likely: dict[float, str], rtol: float = 1e-9
 ) -> Callable[[Any], Verdict]:
     """A check of one number. told: why it is right; hint and likely: see `judge`."""
 
@@ -843,6 +843,7 @@ check_global_lr = number(  # 0.4 at batch 512; 8 GPUs of 128 images each
         0.1: "That belongs to 128 images. One step averages over the images of all GPUs.",
         0.4: "The batch is not 512 any more: add up the images of all GPUs.",
     },
+    rtol=1e-6,
 )
 
 

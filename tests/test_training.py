@@ -302,6 +302,71 @@ def test_too_little_memory_names_the_batch_that_fits_and_leaves_the_weights():
         fit(model, pictures(), recipe=SMALL, verbose=False)
 
 
+def test_a_failed_try_of_a_smaller_batch_leaves_nothing_in_memory():
+    """A graph of 11 images is too much; what earlier tries computed counts as long as it lives."""
+    held, alive = {}, []
+
+    class Activation(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.held = object.__new__(Held)
+            held[id(ctx.held)] = len(x)
+            alive.append(sum(held.values()))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            if sum(held.values()) > 10:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return gradient
+
+    class Held:
+        def __del__(self):
+            del held[id(self)]
+
+    class Hungry(SmallCNN):
+        def forward(self, x):
+            return super().forward(Activation.apply(x * self.one))
+
+    model = Hungry(4, 4)
+    model.one = nn.Parameter(torch.ones(()))
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="32 images .* batch_size=8 does"):
+        fit(model, pictures(), recipe=SMALL, verbose=False)
+    assert alive[-3:] == [32, 16, 8] and not held
+
+
+def test_an_overflow_in_the_first_step_with_a_scaled_loss_is_left_out(monkeypatch):
+    """Fused SGD alone would begin its momentum with whatever lies in fresh memory."""
+
+    def fused_sgd(model, recipe, device):
+        group = {"params": model.parameters(), "scale": 1.0}
+        return torch.optim.SGD([group], momentum=recipe.momentum, fused=True)
+
+    monkeypatch.setattr(training, "sgd", fused_sgd)
+    run = training.Run(net(), [0], SMALL, 1, torch.device("cpu"))
+    run.scaler = torch.amp.GradScaler("cpu")
+    x, y = batches((32,))[0]
+    before = weights(run.model)["stem.0.weight"]
+    run.train_step(x * float("inf"), y, 0, 32)
+    assert not run.optimizer.state
+    assert torch.equal(run.model.stem[0].weight, before)
+
+
+def test_a_run_goes_on_where_losses_are_scaled_though_it_began_where_they_are_not(tmp_path):
+    """From a CPU or a newer GPU to an older one; each device keeps its kind of optimizer."""
+    settings = {"any": "run"}
+    first = training.Run(net(), [0], SMALL, 1, torch.device("cpu"))
+    checkpoint.begin(first, tmp_path, settings, resume=False)
+    second = training.Run(net(1), [0], SMALL, 1, torch.device("cpu"))
+    second.scaler = torch.amp.GradScaler("cpu")
+    for group in second.optimizer.param_groups:
+        group["fused"] = True
+    checkpoint.begin(second, tmp_path, settings, resume=True)
+    assert same(second.model, weights(first.model))
+    assert second.scaler.get_scale() == 65536
+    assert all(group["fused"] for group in second.optimizer.param_groups)
+
+
 # ------------------------------------------------------------------ kill and resume
 
 

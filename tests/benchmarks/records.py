@@ -51,6 +51,8 @@ class Record:
             self.arguments = [model]
 
     def log(self, found: dict) -> None:
+        if found.get("epoch") == "eval":  # airbench times its last evaluation too; we do not
+            return
         self.seconds = found.get("total_time_seconds", found.get("time_seconds"))
         self.steps = found["total_train_steps"]
         self.images = self.steps * found["train_loader"].batch_size
