@@ -23,6 +23,7 @@ from helpers.recipes import COURSE, SOURCE
 from helpers.training import fit, memory_format
 
 ROOT = Path(__file__).resolve().parents[1]
+PLAIN_CPU = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # two processes want two GPUs
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo"
 )
@@ -178,7 +179,7 @@ def torchrun(out, *more, processes=2):
     return subprocess.Popen(
         [*command, "--out", str(out), *more], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **PLAIN_CPU, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
 
 

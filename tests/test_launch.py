@@ -30,7 +30,10 @@ def arguments(out, **changes):
 
 
 @pytest.mark.parametrize("holdout", [300, 0])
-def test_it_is_the_same_fit_and_the_results_are_those_of_the_model_it_wrote(holdout, tmp_path):
+def test_it_is_the_same_fit_and_the_results_are_those_of_the_model_it_wrote(
+    holdout, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # bit for bit on a CPU alone
     assert launch.train(arguments(tmp_path, holdout=holdout)) == 0
     data = load("shapes", holdout=holdout, limit=200)
     model = DavidNet(4, len(data.classes))

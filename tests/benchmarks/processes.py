@@ -24,8 +24,8 @@ def images_per_second(processes):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}", "-m", "helpers", "train", "--data", "shapes"]
         command += ["--width", "16", "--limit", str(IMAGES), "--batch-size", "256", "--epochs", "2"]
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, "--out", out], cwd=ROOT, env=one_thread, check=True,
+        plain_cpu = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        subprocess.run([*command, "--out", out], cwd=ROOT, env=plain_cpu, check=True,
                        capture_output=True)  # fmt: skip
         results = json.loads((Path(out) / "results.json").read_text())
     return results["training_images"] / min(results["runs"][0]["seconds_per_epoch"])
