@@ -110,9 +110,11 @@ def load_or_say(source: str, holdout: int = HOLDOUT, limit: int | None = None) -
 
 def join_processes() -> torch.device:
     """Meet the other processes where torchrun started this one; the device to work on."""
-    many = "RANK" in os.environ
+    many, local = "RANK" in os.environ, int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if local >= (gpus := torch.cuda.device_count()):
+            raise CourseError(f"{gpus} GPU(s) on this machine: --nproc-per-node={gpus} at most")
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     else:  # processes on MPS cannot talk to each other
         device = torch.device("cpu") if many else find_device()

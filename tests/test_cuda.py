@@ -64,14 +64,44 @@ def test_float16_with_a_scaled_loss_learns_too(shapes, older_gpu):
 
 
 def test_float16_survives_an_interruption(shapes, older_gpu, tmp_path):
-    """The factor of the scaled loss is part of the checkpoint."""
-    options = {"recipe": RECIPE, "epochs": 2, "verbose": False}
-    whole = net()
-    fit(whole, shapes.train, out=tmp_path / "whole", **options)
-    scale = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["scaler"]["scale"]
-    again = net()
-    fit(again, shapes.train, out=tmp_path / "whole", resume=True, **options)
-    assert scale > 1 and same(weights(whole), weights(again))
+    """The factor of the scaled loss is part of the checkpoint, and the second epoch needs it."""
+
+    class Interrupted(Batches):
+        def __iter__(self):
+            for i, batch in enumerate(super().__iter__()):
+                if self.epoch == 1 and i == 4:
+                    raise KeyboardInterrupt
+                yield batch
+
+    def trained(kind, **options):
+        model, augment = net(), BatchAugment(shapes.train.mean, shapes.train.std)
+        batches = kind(shapes.train, 128, augment, torch.device("cuda"))
+        return model, lambda: fit(
+            model, batches, recipe=RECIPE, epochs=2, verbose=False, out=tmp_path, **options
+        )
+
+    _, start = trained(Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    scale = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]["scale"]
+    model, start = trained(Batches, resume=True)
+    assert len(start()) == 2 and scale > 1
+    assert predict(model, shapes.val).accuracy > 0.15
+
+
+def test_float16_leaves_out_a_step_that_overflows(shapes, older_gpu):
+    run = training.Run(net(), [0] * 10, RECIPE, 1, torch.device("cuda"))
+    state = run.scaler.state_dict() | {"scale": 2.0**100}
+    run.scaler.load_state_dict(state)
+    x, y = next(iter(Batches(shapes.train, 128, device=torch.device("cuda"))))
+    before = [weight.clone() for weight in run.model.parameters()]
+    run.train_step(x, y, 5, len(y))
+    assert all(map(torch.equal, before, run.model.parameters()))
+    assert run.scaler.get_scale() < 2.0**100
+    run.scaler.load_state_dict(state | {"scale": 2.0**10})
+    run.train_step(x, y, 5, len(y))
+    assert not all(map(torch.equal, before, run.model.parameters()))
+    assert all(weight.isfinite().all() for weight in run.model.parameters())
 
 
 def test_compiled_is_the_same_training(shapes):
@@ -125,8 +155,27 @@ def test_grad_cam_is_that_of_the_cpu(shapes):
     torch.testing.assert_close(there.raw.cpu(), here.raw, rtol=1e-6, atol=1e-9)
 
 
-def test_torchrun_trains_with_nccl(tmp_path):
-    command = "-m torch.distributed.run --standalone --nproc-per-node=1 -m helpers train"
+def test_distributed_data_parallel_with_nccl_takes_the_same_steps(shapes, tmp_path):
+    """One process only: averaging with nobody changes nothing, but all the machinery runs."""
+    x, y = next(iter(Batches(shapes.train, 128, device=torch.device("cuda"))))
+    place = f"file://{tmp_path / 'meet'}"
+    torch.distributed.init_process_group("nccl", init_method=place, rank=0, world_size=1)
+    try:
+        made = [training.Run(net(), [0] * 10, RECIPE, 1, torch.device("cuda")) for _ in range(2)]
+        alone, many = made
+        many.forward = torch.nn.parallel.DistributedDataParallel(many.model)
+        for run in made:
+            for step in range(3, 6):
+                run.train_step(x, y, step, len(y))
+    finally:
+        torch.distributed.destroy_process_group()
+    for a, b in zip(weights(alone.model).values(), weights(many.model).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_torchrun_trains_with_nccl_on_every_gpu(tmp_path):
+    gpus = torch.cuda.device_count()
+    command = f"-m torch.distributed.run --standalone --nproc-per-node={gpus} -m helpers train"
     command += " --data shapes --width 16 --limit 1000 --batch-size 100 --epochs 2 --out"
     done = subprocess.run(
         [sys.executable, *command.split(), str(tmp_path)], cwd=ROOT, capture_output=True, text=True
@@ -134,3 +183,4 @@ def test_torchrun_trains_with_nccl(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert found["runs"][0]["device"] == torch.cuda.get_device_name()
+    assert found["runs"][0]["processes"] == gpus

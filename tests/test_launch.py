@@ -126,3 +126,12 @@ def test_the_speed_run_trains_its_own_net_whitened_by_the_training_images(tmp_pa
     assert (torch.corrcoef(out) - torch.eye(12)).abs().max() < 0.01
     assert (net.block1.bn1.weight == 1).all() and net.block1.bn1.bias.abs().sum() > 0
     assert net.whitening.bias.abs().sum() > 0
+
+
+def test_more_processes_than_gpus_are_refused_before_they_meet(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(CourseError, match=r"2 GPU\(s\).*--nproc-per-node=2 at most"):
+        launch.join_processes()
