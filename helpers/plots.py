@@ -432,7 +432,8 @@ def same_training(
     for name, history in histories.items():
         loss, accuracy = ([epoch[k] for epoch in history] for k in ("loss", "val_accuracy"))
         broken = not np.isfinite(loss[-1])
-        losses[f"{name} (broke off)" if broken else name], accuracies[name] = loss, accuracy
+        label = f"{name} (broke off)" if broken else name
+        losses[label], accuracies[label] = loss, accuracy
         ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
     draw_steps(left, losses, first=1)
     draw_steps(right, accuracies, first=1)

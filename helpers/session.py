@@ -78,7 +78,7 @@ PROFILES = {
     ),
     "cpu": Profile(
         "cpu", "auto", limit=12000, width=16, epochs=5, batch_size=256,
-        range_batch=64, range_steps=100, range_every=10,
+        range_batch=64, range_steps=200, range_every=10,
         compare_images=3000, compare_epochs=4, compare_width=8, compare_batch=64, seeds=(0, 1),
     ),
     "full": Profile(

@@ -56,16 +56,21 @@ WRONG = {
         CUT_OUT.format("images.copy()", "left : left + size, top : top + size"),
         CUT_OUT.format("images.copy()", "top:size, left:size"),
         CUT_OUT.format("images.copy()", "tops[0] : tops[0] + size, lefts[0] : lefts[0] + size"),
+        CUT_OUT.format("images.copy()", "top : top + 8, left : left + 8"),
     ],
     "check_mended_steps": [
         STEPS.format("A.PadIfNeeded(32, 32), A.RandomCrop(32, 32)"),
         STEPS.format("A.PadIfNeeded(36, 36), A.RandomCrop(32, 32)"),
         STEPS.format("A.PadIfNeeded(40, 40)"),
+        STEPS.format("A.PadIfNeeded(40, 32), A.RandomCrop(32, 32)"),
+        STEPS.format("A.PadIfNeeded(48, 48), A.RandomCrop(32, 32)"),
+        STEPS.format("A.PadIfNeeded(36, 36, position='top_left'), A.RandomCrop(32, 32)"),
     ],
     "check_worker_start": [
         START.format("np.random.seed(seed)"),
         START.format("dataset.rng = np.random.default_rng(1)"),
         START.format("dataset.rng = np.random.default_rng()"),
         START.format("dataset.rng = np.random.default_rng(seed % 10)"),
+        START.format("dataset.rng.integers(1000, size=seed)"),
     ],
 }

@@ -50,6 +50,18 @@ WRONG = {
         STAGE.format(**GOOD | {"out": "self.main(x)"}),
         STAGE.format(**GOOD | {"shortcut": 1}),
         STAGE.format(**GOOD).replace("torch.nn.ReLU()", "torch.nn.Identity()"),
+        STAGE.format(**GOOD | {"out": "F.relu(self.main(x)) + self.shortcut(x)"}),
+        STAGE.format(**GOOD | {"out": "self.main(x) + F.relu(self.shortcut(x))"}),
+        STAGE.format(**GOOD | {"out": "self.main(x) - self.shortcut(x)"}),
+        STAGE.format(**GOOD | {"out": "self.main(x) + 0 * self.shortcut(x)"}),
+        STAGE.format(**GOOD)
+        .replace("conv(inputs, stride)", "conv(inputs, 1)")
+        .replace("conv(outputs, 1)", "conv(outputs, stride)"),
+        # the ReLU before the batch norm
+        STAGE.format(**GOOD).replace(
+            "torch.nn.BatchNorm2d(outputs), torch.nn.ReLU()",
+            "torch.nn.ReLU(), torch.nn.BatchNorm2d(outputs)",
+        ),
     ],
     "check_mended_counter": [
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride"),

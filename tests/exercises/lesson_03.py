@@ -59,6 +59,14 @@ def my_centred(values, reach):
         out[i] = values[i - r : i + max(r, 1)].mean()
     return out
 """,
+        # the ends as they are
+        """
+def my_centred(values, reach):
+    out = values.copy()
+    for i in range(reach, len(values) - reach):
+        out[i] = values[i - reach : i + reach + 1].mean()
+    return out
+""",
     ],
     "check_divided_rules": [
         "answer = set()",

@@ -42,7 +42,7 @@ WRONG = {
         FACTOR.format("source_one_cycle(epoch) / 0.472"),
         FACTOR.format("triangular(epoch, 0.0944, 0.472, 5) / 0.0944"),
     ],
-    "check_cut_budget": ["answer = 0", "answer = 0.2", "answer = 0.4 * 7 / 19"],
+    "check_cut_budget": ["answer = 0", "answer = 0.2", "answer = 0.4 * 7 / 19", "answer = 0.25"],
     "check_annealing": [
         # rises
         ANNEAL.format("", "peak + (end - peak) * (1 + np.cos(np.pi * share)) / 2"),
