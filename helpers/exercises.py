@@ -4,6 +4,7 @@ A check takes the learner's answer, raises `Wrong(reason)` at the first thing th
 and returns a sentence when all does. An untouched stub is "not attempted", never an error.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -653,6 +654,10 @@ def check_find_frozen(function: Callable) -> str:
         )
     if found != {"2.weight", "2.bias"}:
         raise Wrong(f"{sorted(found)}, expected the new head's ['2.bias', '2.weight'].")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net[2] = copy.deepcopy(net[2])
+    if set(function(net, optimizer)) != {"2.weight", "2.bias"}:
+        raise Wrong("An equal copy of the head is not in the optimiser: compare id().")
     net[0].weight.requires_grad_(False)
     if set(function(net, optimizer)) != {"0.weight", "2.weight", "2.bias"}:
         raise Wrong("0.weight has requires_grad=False: it gets no gradient, so it stays as it is.")
@@ -854,6 +859,10 @@ def check_shard(function: Callable) -> str:
         raise Wrong("Nothing is shuffled in epoch 0.")
     if sorted(every(10, 0)) != list(range(10)):
         raise Wrong("10 images, 3 ranks: not each image once. The ranks may differ by one image.")
+    if [len(function(10, r, 3, 0)) for r in range(3)] not in ([4, 3, 3], [3, 4, 3], [3, 3, 4]):
+        raise Wrong("10 images, 3 ranks: the shares should differ by at most one image.")
+    if len({frozenset(array(function(12, 0, 3, epoch)).tolist()) for epoch in range(4)}) == 1:
+        raise Wrong("Rank 0 has the same images in each epoch: shuffle all, then take places.")
     return "Each image once an epoch, in an order that changes from epoch to epoch."
 
 

@@ -83,6 +83,17 @@ WRONG = {
         FROZEN.format("id(p) not in moved"),
         # no gradient yet is not frozen
         FROZEN.format("p.grad is None"),
+        # equal values, not the same tensor
+        """
+def find_frozen(net, optimizer):
+    moved = [p for group in optimizer.param_groups for p in group["params"]]
+    return [
+        name
+        for name, p in net.named_parameters()
+        if not p.requires_grad
+        or not any(p.shape == q.shape and torch.equal(p, q) for q in moved)
+    ]
+""",
     ],
     "check_sgd_step": [
         # uphill

@@ -53,6 +53,17 @@ WRONG = {
         SHARD.format(
             seed="epoch", places="rank * (count // ranks) : (rank + 1) * (count // ranks)"
         ),
+        # all for one
+        """
+def shard(count, rank, ranks, epoch):
+    order = np.random.default_rng(epoch).permutation(count)
+    return order if rank == 0 else order[:0]
+""",
+        # the same images for ever
+        """
+def shard(count, rank, ranks, epoch):
+    return np.random.default_rng(epoch).permutation(np.arange(count)[rank::ranks])
+""",
     ],
     "check_timing_faults": [
         'answer = {"A": "median", "B": "sync", "C": "warm-up"}',
