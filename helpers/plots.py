@@ -143,6 +143,7 @@ def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
     if guess is None:
         place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
         ax.text(1, 1.01, "no guess written", color="0.4", size=10, **place)
+        ax.set_title(ax.get_title(), pad=20)  # above the note
         return " No guess was written."
     line = ax.axhline if horizontal else ax.axvline
     line(guess, color=BLACK, linestyle=":", label="your guess")
@@ -537,12 +538,12 @@ def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None =
     x, y = "times faster: the part that is improved", "times faster: the whole"
     figure, ax = frame("Amdahl's law", x, y, height=3.8)
     speedup = lambda share: (factors, 1 / (1 - share + share / factors))
-    draw(ax, {f"{share:.0%} of the time": speedup(share) for share in shares})
+    draw(ax, {f"{100 * share:.3g}% of the time": speedup(share) for share in shares})
     alt = note_guess(ax, guess)
     ax.loglog()
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
-    ends = ", ".join(f"{share:.0%}: {1 / (1 - share):.3g}" for share in shares)
+    ends = ", ".join(f"{100 * share:.3g}%: {1 / (1 - share):.3g}" for share in shares)
     return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")
 
 
