@@ -95,7 +95,7 @@ def parser():
     train.add_argument("--holdout", type=from_0, default=5000, help="0: train on all, then test")
     train.add_argument("--resume", action="store_true", help="go on after an interruption")
     measure.add_argument("--recipe", choices=RECIPES, nargs="+", default=["source", "course"])
-    measure.add_argument("--ladder", action="store_true", help="the course less one change each")
+    measure.add_argument("--ladder", action="store_true", help="the course, one change at a time")
     measure.add_argument("--seeds", type=from_1, default=9, metavar="N", help="seeds 0 to N-1")
     publish.add_argument("--force", action="store_true", help="replace a larger profile's outputs")
     instead = publish.add_mutually_exclusive_group()  # of executing and keeping
