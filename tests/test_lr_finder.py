@@ -279,6 +279,29 @@ def test_looking_at_val_does_not_change_the_losses():
     assert (with_val.loss == without.loss).all()
 
 
+class Scripted:
+    """A loss function whose loss is the next of these numbers, whatever the net says."""
+
+    def __init__(self, *losses):
+        self.losses = list(losses)
+
+    def __call__(self, output, target):
+        return 0 * output.sum() + self.losses.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "taken"),
+    [
+        ((2.0, 1.0, 0.2, 0.9, 1.1, 0.3), 5),  # 1.1 is not twice the first, but 5.5 times the lowest
+        ((1.0, 4.9, 2.0, 4.9, 0.99, 4.9), 6),  # and here none is above 5 times the lowest so far
+    ],
+)
+def test_a_divergence_is_measured_from_the_lowest_loss(losses, taken):
+    found = lr_range_test(*pair(), Scripted(*losses), fixed_batches(), 1e-3, 1e-2, steps=6)
+    np.testing.assert_allclose(found.loss[0, :taken], losses[:taken], rtol=1e-6)
+    assert np.isnan(found.loss[0, taken:]).all()
+
+
 def test_each_seed_ends_at_its_own_divergence():
     class Exploding:
         """Seed 1 exceeds 5 times its best at step 20, seed 2 is NaN at step 30."""

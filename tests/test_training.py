@@ -513,6 +513,13 @@ def stopped(tmp_path):
     return tmp_path, expected
 
 
+def test_the_checksum_knows_shapes_and_types():
+    """The same bytes, read as other numbers, are another content."""
+    zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6), torch.zeros(6).int()]
+    values = [*zeros, zeros, tuple(zeros[:1]), {"a": zeros[0]}, {"b": zeros[0]}, 0, "0", 0.0, None]
+    assert len({checkpoint.checksum(value) for value in values}) == len(values)
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
