@@ -59,6 +59,23 @@ def test_speed_net_is_as_large_as_airbench94():
     assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
 
 
+def test_speed_net_computes_the_formula_of_airbench94():
+    """Pool, norm without scale, GELU twice a block; running statistics move by 0.4 a batch."""
+    torch.manual_seed(0)
+    net, x = SpeedNet(4).double().train(), torch.randn(6, 3, 32, 32).double()
+    out = net(x)
+    y = F.gelu(F.conv2d(x, net.whitening.weight, net.whitening.bias))
+    for block in (net.block1, net.block2, net.block3):
+        for conv, bn, pool in ((block.conv1, block.bn1, 2), (block.conv2, block.bn2, 1)):
+            y = F.max_pool2d(F.conv2d(y, conv.weight, padding=1), pool)
+            mean = y.mean((0, 2, 3))
+            torch.testing.assert_close(bn.running_mean, 0.4 * mean)
+            torch.testing.assert_close(bn.running_var, 0.6 + 0.4 * y.var((0, 2, 3)))
+            spread = (y.var((0, 2, 3), unbiased=False) + bn.eps).sqrt()
+            y = F.gelu((y - mean[:, None, None]) / spread[:, None, None])
+    torch.testing.assert_close(out, y.amax((2, 3)) @ net.classifier.weight.T / 9)
+
+
 def test_whitened_patches_are_uncorrelated_and_of_equal_size():
     torch.manual_seed(0)
     x = (
