@@ -447,7 +447,7 @@ def check_centred(function: Callable) -> str:
 
 @exercise
 def check_divided_rules(answer: set[str]) -> str:
-    """The rules whose LR can change when every loss is divided by 512."""
+    """The rules that can say something else when every loss is divided by 512."""
     stay = {
         "accuracy": "The accuracy rule never looks at the loss.",
         "minimum": "The lowest of all losses stays the lowest, whatever all are divided by.",

@@ -113,7 +113,7 @@ class RangeTest:
         if lrs and max(lrs) > 10 * min(lrs):
             low, high = min(lrs), max(lrs)
             lines.append(
-                f"the rules disagree, {high / low:.0f} times: {lrs[low]} says {low:.2g}, "
+                f"the rules disagree by a factor of {high / low:.0f}: {lrs[low]} says {low:.2g}, "
                 f"{lrs[high]} {high:.2g}. Look at the curve; more seeds or steps may settle it"
             )
         return "\n".join(lines)

@@ -170,7 +170,7 @@ def image_grid(
     for ax, image, text in zip(np.ravel(axes), images, titles, strict=False):
         ax.imshow(image)
         ax.set_title(text, fontsize=10)
-    alt = alt or f"{title}: {len(images)} images, titled {', '.join(titles[:10])}."
+    alt = alt or f"{title}: {len(images)} images: {', '.join(list(dict.fromkeys(titles))[:10])}."
     return Picture(figure, alt)
 
 
@@ -490,7 +490,7 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
             axis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         ax.grid(False)
         ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
-    alt = f"{title}: bright in the middle of each square, dark towards its dashed border. Panels: "
+    alt = f"{title}: bright where the unit looks most, its receptive field dashed. Panels: "
     return Picture(figure, alt + ", ".join(f"{s} {fields[s]} pixels" for s in maps) + ".")
 
 

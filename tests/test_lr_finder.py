@@ -500,7 +500,7 @@ def test_it_says_when_the_rules_disagree():
     numbers = [v for v in found.suggestions().values() if isinstance(v, float)]
     assert len(numbers) == 4 and all(type(v) is float for v in numbers)
     ratio = max(numbers) / min(numbers)
-    assert ratio > 10 and f"the rules disagree, {ratio:.0f} times: " in str(found)
+    assert ratio > 10 and f"the rules disagree by a factor of {ratio:.0f}: " in str(found)
     assert all(rule in str(found) for rule in ("steep", "valley", "minimum", "slide", "accuracy"))
     narrow = synthetic(lambda lr: fall(lr) + (lr / 0.2) ** 4, lr=(1e-3, 10))
     assert "disagree" not in str(narrow), str(narrow)
