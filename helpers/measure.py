@@ -27,6 +27,7 @@ from helpers.results import FOLDER, origin, reached, save, settings, sha256
 from helpers.training import fit
 
 # The course without one of its changes at a time, the recipe of 2020, and a change not yet in it.
+MUON_LR = SPEEDRUN.with_batch(COURSE.batch_size).muon
 LADDER = {
     "course": COURSE,
     "source": SOURCE,
@@ -38,7 +39,8 @@ LADDER = {
     "no average of the weights": replace(COURSE, ema=None),
     "random flip": replace(COURSE, flip=0.5),
     "default initialisation": replace(COURSE, dirac_init=False),
-    "with Muon": replace(COURSE, muon=SPEEDRUN.with_batch(COURSE.batch_size).muon),
+    "with Muon": replace(COURSE, muon=MUON_LR),
+    "with Muon, half its LR": replace(COURSE, muon=MUON_LR / 2),
 }
 
 
