@@ -170,7 +170,9 @@ def image_grid(
     for ax, image, text in zip(np.ravel(axes), images, titles, strict=False):
         ax.imshow(image)
         ax.set_title(text, fontsize=10)
-    alt = alt or f"{title}: {len(images)} images: {', '.join(list(dict.fromkeys(titles))[:10])}."
+    names = [text.replace("\n", " ").strip() for text in dict.fromkeys(titles)]
+    told = ", ".join(names[:12]) + (", and so on" if len(names) > 12 else "")
+    alt = alt or f"{title}: {len(images)} images: {told}."
     return Picture(figure, alt)
 
 
@@ -245,9 +247,9 @@ def triangular_policy(lr: np.ndarray, half_cycle: int) -> Picture:
     base, peak = float(lr.min()), float(lr.max())
     figure, ax = frame("The triangular policy", "epoch index", "learning rate", height=3.8)
     ax.plot(lr, color=BLUE, marker="o", markersize=4)
-    for value, text in ((base, f"base {base:g}"), (peak, f"peak {peak:g}")):
+    for value, name, gap, align in ((base, "base", -0.02, "top"), (peak, "peak", 0.02, "bottom")):
         ax.axhline(value, color=BLACK, linestyle=":", linewidth=1)
-        ax.text(len(lr) - 1, value + 0.02 * peak, text, ha="right")
+        ax.text(len(lr) - 1, value + gap * peak, f"{name} {value:g}", ha="right", va=align)
     arrow, height = {"arrowstyle": "<->"}, base - 0.16 * peak
     for first in (0, half_cycle):
         last, text = first + half_cycle, f"half cycle {half_cycle}"
@@ -356,7 +358,8 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
     ax.set_ylim(len(results) - 0.5, -0.5)
     percent(ax.xaxis)
     told = ", ".join(f"{name} {mean:.1%}" for name, mean in means.items())
-    return Picture(figure, f"{title}: a dot for each seed, a bar at the mean. Means: {told}.")
+    drawn = f"a dot for each seed, a bar at the mean, a dotted line at that of {next(iter(means))}"
+    return Picture(figure, f"{title}: {drawn}. Means: {told}.")
 
 
 # Lesson 03
@@ -626,8 +629,19 @@ def class_evidence(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -
         drawn = overlay(ax, image, values, highest)
         ax.set_title(name)
     figure.colorbar(drawn, ax=axes, label="evidence (logits)", shrink=0.85)
-    peaks = ", ".join(f"{name} up to {values.max():.2g}" for name, values in maps.items())
-    return Picture(figure, f"{title}: the image and its Grad-CAM maps on one scale: {peaks}.")
+    peaks = "; ".join(f"{name}, {brightest(values)}" for name, values in maps.items())
+    return Picture(figure, f"{title}: the image and over it Grad-CAM maps, one scale. {peaks}.")
+
+
+def brightest(values: np.ndarray) -> str:
+    """The highest value of a map (H,W) and where it lies, in words, for an alt text."""
+    if values.max() <= 0:
+        return "dark everywhere"
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    high = ("top", "middle", "bottom")[3 * row // len(values)]
+    side = ("left", "middle", "right")[3 * column // len(values[0])]
+    place = " ".join(dict.fromkeys((high, side)))
+    return f"brightest ({values.max():.2g} logits) at the {place}"
 
 
 def layer_maps(
