@@ -74,28 +74,34 @@ def parser():
     for command in (run, publish):
         command.add_argument("--only", metavar="03", help="one notebook")
     for command in (run, publish, test):
-        command.add_argument("--profile", choices=PROFILES, default="smoke")
+        command.add_argument("--profile", choices=PROFILES, default="smoke",
+                             help="how much of everything; default: smoke, the least")  # fmt: skip
     for command in (run, publish, test, train):
-        command.add_argument("--seed", type=seed, default=0)
+        command.add_argument("--seed", type=seed, default=0, help="of all random numbers, from 0")
     for command in (run, publish, test, train, measure):
         default = "cifar10" if command is measure else "auto"
         command.add_argument("--data", type=data_source, default=default, metavar="SOURCE",
                              help="auto, shapes, cifar10 or folder:PATH")  # fmt: skip
     for command in (train, measure):
-        command.add_argument("--width", type=from_1, help="channels of the stem, 64 in the course")
-        command.add_argument("--epochs", type=from_1, help="default: the recipe's")
+        command.add_argument("--width", type=from_1, help="channels of the stem; default: 64")
+        command.add_argument("--epochs", type=from_1, help="instead of the recipe's")
         command.add_argument("--limit", type=from_1, help="at most so many images of each part")
+        where = "where the files go" if command is train else "default: images/results"
         command.add_argument("--out", type=Path, metavar="DIR", required=command is train,
-                             help="where the files go; measure: images/results")  # fmt: skip
+                             help=where)  # fmt: skip
 
     test.add_argument("--all", action="store_true", help="the slow tests as well")
     train.add_argument("--recipe", choices=RECIPES, default="course")
-    train.add_argument("--profile", choices=PROFILES, help="width, epochs, batch and images of it")
-    train.add_argument("--batch-size", type=from_1, help="default: the recipe's")
-    train.add_argument("--holdout", type=from_0, default=5000, help="0: train on all, then test")
-    train.add_argument("--resume", action="store_true", help="go on after an interruption")
-    measure.add_argument("--recipe", choices=RECIPES, nargs="+", default=["source", "course"])
-    measure.add_argument("--ladder", action="store_true", help="the course, one change at a time")
+    train.add_argument("--profile", choices=PROFILES,
+                       help="default for width, epochs, batch size and limit")  # fmt: skip
+    train.add_argument("--batch-size", type=from_1, help="instead of the recipe's")
+    train.add_argument("--holdout", type=from_0, default=5000, metavar="N",
+                       help="default: 5000; 0: train on all images, then test")  # fmt: skip
+    train.add_argument("--resume", action="store_true",
+                       help="go on from the checkpoint in DIR, else it is replaced")  # fmt: skip
+    what = measure.add_mutually_exclusive_group()
+    what.add_argument("--recipe", choices=RECIPES, nargs="+", default=["source", "course"])
+    what.add_argument("--ladder", action="store_true", help="the course, one change at a time")
     measure.add_argument("--seeds", type=from_1, default=9, metavar="N", help="seeds 0 to N-1")
     publish.add_argument("--force", action="store_true", help="replace a larger profile's outputs")
     instead = publish.add_mutually_exclusive_group()  # of executing and keeping
@@ -105,7 +111,7 @@ def parser():
     instead.add_argument("--readme", action="store_true", help="only write the README's results")
     for name, kind, form in (("repository", address, "OWNER/NAME"), ("version", version, "1.2.3")):
         instead.add_argument(f"--{name}", dest="fact", type=kind, metavar=form,
-                             help=f"only write this {name} into all that names it")  # fmt: skip
+                             help=f"only write this {name} wherever it is named")  # fmt: skip
     return top
 
 
@@ -129,11 +135,16 @@ def choice(options):
 
 
 def look_at_data(options):
-    """An error, or a download, once here and not in each notebook."""
+    """An error, or a download, once here and not in each notebook; what auto is stays decided."""
     from helpers import launch, session
 
-    if options.data not in ("auto", "shapes"):
-        launch.load_or_say(options.data, limit=session.choose_profile(options.profile).limit)
+    profile = session.choose_profile(options.profile)
+    source = profile.source if options.data == "auto" else options.data
+    if source != "shapes":
+        data = launch.load_or_say(source, limit=profile.limit)
+        if source == "auto":
+            options.data = data.name
+            print(*filter(None, (f"data: {data.name}", data.notice)), sep="\n")
 
 
 def run(options, rest):
@@ -159,7 +170,7 @@ def publish(options, rest):
         results.write_readme()
     elif options.student:
         editions.write_student(paths, options.student)
-        print(f"{len(paths)} notebooks without solutions are in {options.student}")
+        print(f"Without solutions, in {options.student}: {', '.join(path.stem for path in paths)}")
     elif options.check:
         return int(not publishing.check(paths))
     elif options.slides:
@@ -180,7 +191,10 @@ def publish(options, rest):
 def test(options, rest):
     environment.complete(TEST_PACKAGES)
     environment.check_pair(sys.executable)
-    named = [Path(word.split("::")[0]).exists() for word in rest]
+    named = [
+        Path(word.split("::")[0]).exists() and before not in ("-k", "-m", "-n", "-o", "-p")
+        for before, word in zip(["", *rest], rest, strict=False)
+    ]
     rest = [
         str(Path(word).resolve()) if found else word
         for word, found in zip(rest, named, strict=True)
@@ -199,7 +213,7 @@ def lab(options, rest):
 def train(options, rest):
     from helpers import launch, session
 
-    if options.profile:  # what is said on the command line goes before the profile
+    if options.profile:  # what is said on the command line overrides the profile
         profile = session.choose_profile(options.profile)
         for name in ("width", "epochs", "batch_size", "limit"):
             if getattr(options, name) is None:
@@ -221,12 +235,16 @@ def measure(options, rest):
     folder = make_folder(options.out or results.FOLDER)
     size = options.width or 64, options.seeds, options.epochs
     data = load_or_say(options.data, 5000 if options.ladder else 0, options.limit)
+    names = ["course"] if options.ladder else options.recipe
+    chosen = [getattr(recipes, name.upper()) for name in names]
+    for recipe in chosen:
+        measure.check_batch(recipe, data)
     with one_sentence():
         if options.ladder:
             measure.ladder(data, *size, folder)
         else:
-            for name in options.recipe:
-                measure.recipe(getattr(recipes, name.upper()), data, *size, folder)
+            for recipe in chosen:
+                measure.recipe(recipe, data, *size, folder)
     return 0
 
 
@@ -244,7 +262,7 @@ def main(arguments=None):
         sys.stdout.reconfigure(errors="replace")
     options, rest = parser().parse_known_args(arguments)
     if rest and options.command not in ("test", "lab"):
-        parser().error(f"unknown: {' '.join(rest)}")
+        parser().error(f"{options.command} has no {' '.join(rest)}; see {options.command} --help")
     try:
         if options.command == "doctor":
             python = environment.ready() or sys.executable

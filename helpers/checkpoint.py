@@ -121,7 +121,7 @@ def load(folder: Path, settings: dict) -> dict | None:
         return state
     if damage:
         raise CheckpointError(
-            f"{' and '.join(damage)}: no whole checkpoint is left. Start again with resume=False"
+            f"{' and '.join(damage)}: no whole checkpoint is left. Start again without resuming"
         )
     return None
 

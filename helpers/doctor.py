@@ -18,7 +18,7 @@ from helpers.environment import ROOT, CourseError
 def report() -> str:
     """The text for the issue form, a line each."""
     free = shutil.disk_usage(str(ROOT)).free / 1e9
-    data = Path(os.environ.get("COURSE_DATA_ROOT") or ROOT / "data")
+    data = Path(os.environ.get("COURSE_DATA_ROOT") or ROOT / "data").expanduser()
     here = (data / "cifar-10-batches-py" / "test_batch").is_file()
     cifar = f"in {data}" if here else f"not in {data}: fetched at first use (170 MB)"
     rows = {
@@ -77,8 +77,7 @@ def hardware() -> dict:
         device = f"{gpu_or_cpu(torch)}; {torch.get_num_threads()} threads"
     except Exception as error:  # absent or mismatched: exactly what the report is for
         device = f"unknown, torch cannot be imported: {error}"
-    workers = f"{cores}, so at most {cores} loader workers"
-    return {"cores": workers, "memory": memory, "device": device}
+    return {"cores": str(cores), "memory": memory, "device": device}
 
 
 def gpu_or_cpu(torch) -> str:
@@ -92,11 +91,14 @@ def full_run(folder: Path = ROOT / "images" / "results") -> str:
     """The longest training of the full profile that was measured on a GPU, if any was."""
     runs = []
     for path in folder.glob("*-w64.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["profile"] == "full":
-            runs += [(run["seconds"] / 60, run["device"]) for run in content["runs"]]
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["profile"] == "full":
+                runs += [(run["seconds"] / 60, run["device"]) for run in content["runs"]]
+        except (ValueError, TypeError, KeyError):
+            return f"unknown, {path.name} is damaged"
     on_gpu = [run for run in runs if not run[1].startswith("CPU")]
     if not on_gpu:
         return "made for a GPU, where nobody has measured it yet; not meant for a CPU"
     minutes, device = max(on_gpu)
-    return f"expected: its training alone takes {minutes:.1f} minutes on {device}"
+    return f"expected: each whole training takes {minutes:.1f} minutes on {device}"

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from helpers.environment import BOOTSTRAP_CELL, ROOT, CourseError
+from helpers.notebooks import read
 
 FOLDED = re.compile(r"<details>\s*<summary>(.*?)</summary>.*?</details>\s*", re.S)
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*")
@@ -57,7 +58,7 @@ def write_student(paths: list[Path], out: Path) -> None:
     """The lessons and the glossary into the new folder `out`, as `student_edition` makes them."""
     with new_folder(out) as part:
         for path in paths:
-            lesson = student_edition(nbformat.read(path, as_version=4))
+            lesson = student_edition(read(path))
             nbformat.write(lesson, part / path.name)
         for glossary in paths[0].parent.glob("GLOSSARY.md"):
             shutil.copy(glossary, part)
@@ -103,7 +104,7 @@ def write_slides(paths: list[Path], out: Path) -> dict[str, int]:
     counts = {}
     with new_folder(out) as part:
         for path in paths:
-            deck = as_slides(nbformat.read(path, as_version=4))
+            deck = as_slides(read(path))
             title = re.match(r"# (.*)", deck.cells[0].source).group(1)
             resources = {"title": title, "colours": colours}
             html, _ = exporter.from_notebook_node(deck, resources=resources)

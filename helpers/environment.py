@@ -20,7 +20,7 @@ from helpers import packages
 from helpers.packages import NEWEST, OLDEST, OPENCV, REQUIREMENTS, digest, installed, problems
 
 REPOSITORY = "OWNER/REPO"  # the public address; `python3 -m helpers publish --repository` sets it
-VERSION = "0.1.0"  # of the release that Colab fetches, by its tag v0.1.0; CONTRIBUTING says how
+VERSION = "0.1.0"  # of the release that Colab fetches, by the tag "v" + it; CONTRIBUTING says how
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 OWN = Path(sys.prefix).resolve() == VENV.resolve()  # is this the course's own interpreter?
@@ -136,7 +136,7 @@ def make_venv() -> str:
     """Make, repair or update .venv from requirements.txt; its interpreter."""
     python, lacks = str(venv_python()), ask(venv_python())
     broken = lacks is None or stamp() == "installing"  # absent, damaged or interrupted
-    if broken and not OWN:  # from the start, but nobody saws off the branch he sits on
+    if broken and not OWN:  # from the start, but nobody saws off the branch they sit on
         for module in ("venv", "ensurepip"):
             if not importlib.util.find_spec(module):
                 todo = "on Debian or Ubuntu, sudo apt install python3-venv, then call this again"

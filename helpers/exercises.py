@@ -59,6 +59,9 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
         except Wrong as reason:
             return Verdict("wrong", str(reason))
         except Exception as error:  # the learner's own code may fail in any way: say how
+            if not callable(answer):
+                kind = f"This answer is of another kind ({type(answer).__name__}) than asked for"
+                return Verdict("wrong", f"{kind}: {error}")
             return Verdict("wrong", f"Your code raised {type(error).__name__}: {error}")
 
     return run

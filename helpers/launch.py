@@ -1,6 +1,6 @@
 """`fit` from the shell, in one process or, started by torchrun, in many.
 
-    python -m helpers train --recipe course --out DIR
+    python3 -m helpers train --recipe course --out DIR
     torchrun --nproc-per-node=2 -m helpers train --recipe course --out DIR
 
 torchrun starts the same command N times and tells each process its number in the environment. Each
@@ -9,7 +9,6 @@ has a copy of the model and takes its share of every batch; the gradients are av
 
 import argparse
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,11 @@ import torch
 import torch.distributed as dist
 
 from helpers import recipes, results
-from helpers.checkpoint import CheckpointError
+from helpers.checkpoint import NEWEST, CheckpointError
 from helpers.data import HOLDOUT, Data, load
 from helpers.download import DownloadError
 from helpers.environment import CourseError
-from helpers.measure import new_net
+from helpers.measure import check_batch, new_net
 from helpers.session import find_device
 from helpers.training import NonFiniteLoss, fit, rank_and_processes
 
@@ -40,15 +39,15 @@ def train(args: argparse.Namespace) -> int:
     args.out = make_folder(args.out)
     device = join_processes()
     rank, processes = rank_and_processes()
-    began = time.perf_counter()
     try:
         with one_sentence():
             data = load_once(args)
-            if recipe.drop_last and (count := len(data.train)) < recipe.batch_size:
-                raise CourseError(
-                    f"{count} training images do not fill one batch of {recipe.batch_size}: take "
-                    f"--batch-size {max(count // 8, 1)}, or more images."
-                )
+            check_batch(recipe, data, f"--batch-size {max(len(data.train) // 8, 1)}")
+            if rank == 0:
+                said = f"{data.name}, {len(data.train):,} training images", data.notice
+                print(*filter(None, said), sep="\n")
+                if (args.out / NEWEST).exists() and not args.resume:
+                    print(f"The checkpoint in {args.out} is replaced; --resume would go on from it")
             torch.manual_seed(args.seed)
             model = new_net(recipe, data, args.width).to(device)
             history = fit(
@@ -56,10 +55,10 @@ def train(args: argparse.Namespace) -> int:
                 out=args.out, resume=args.resume,
             )  # fmt: skip
             if rank == 0:
-                run = results.reached(model, data, history, args.seed, time.perf_counter() - began)
+                run = results.reached(model, data, history, args.seed)
                 run |= results.origin()
                 made = results.settings(recipe, data, args.width, args.epochs, args.profile)
-                results.save(Path(args.out) / "results.json", {**made, "runs": [run]})
+                results.save(args.out / "results.json", {**made, "runs": [run]})
                 print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
                       f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
             if processes > 1:

@@ -84,6 +84,8 @@ class RangeTest:
         else:  # only whole windows; what falls behind the lowest point comes down from a spike
             reach = smooth * len(self.lr) / 2
             whole = (steps >= steps[0] + reach) & (steps <= steps[-1] - reach)
+            if not whole.any():
+                raise ValueError("too few steps: take a lower start_lr, more steps, less smooth")
             first, last = np.flatnonzero(whole)[[0, -1]]
             i = int(np.argmin(np.where(whole & (steps <= steps[lowest]), slope, np.inf)))
         if i <= first:

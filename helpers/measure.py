@@ -11,7 +11,6 @@ made, holds images out and leaves the test set alone.
 """
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +52,15 @@ def new_net(recipe: Recipe, data: Data, width: int) -> DavidNet | SpeedNet:
     return net
 
 
+def check_batch(recipe: Recipe, data: Data, advice: str = "another recipe") -> None:
+    """CourseError, before anything long, where an epoch would have no whole batch."""
+    if recipe.drop_last and len(data.train) < recipe.batch_size:
+        raise CourseError(
+            f"{len(data.train)} training images do not fill one batch of {recipe.batch_size}: take "
+            f"{advice}, or more images."
+        )
+
+
 def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | None = None):
     """Train one net and evaluate it once, after its last step; (model, what it reached).
 
@@ -61,9 +69,8 @@ def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | Non
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     model = new_net(recipe, data, width).to(device)
-    began = time.perf_counter()
     history = fit(model, data.train, recipe=recipe, epochs=epochs, seed=seed)
-    return model, reached(model, data, history, seed, time.perf_counter() - began)
+    return model, reached(model, data, history, seed)
 
 
 def recipe(
@@ -91,6 +98,7 @@ def recipe(
             write(path.with_suffix(".pt"), weights)
             runs[0]["sha256"] = sha256(path.with_suffix(".pt"))
         save(path, {**wanted, "runs": runs})
+    print(f"{path}: {len(runs)} runs")
     return path
 
 
@@ -110,6 +118,7 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
             kept = ("seed", "accuracy", "accuracy_tta", "seconds")
             runs.append({"rung": name} | {key: run[key] for key in kept} | made)
             save(path, {**wanted, "runs": runs})
+    print(f"{path}: {len(runs)} runs")
     return path
 
 
@@ -117,8 +126,9 @@ def stored_runs(path: Path, wanted: dict) -> list[dict]:
     """The runs in a file; CourseError where they were made with other settings or elsewhere."""
     try:
         found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CourseError(f"{path} is no results file ({error}): move it away") from error
+        here, runs = origin()["device"], found["runs"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CourseError(f"{path} is no results file ({error!r}): move it away") from error
     plain = json.loads(json.dumps(wanted))
     differs = [key for key, value in plain.items() if found.get(key) != value]
     if differs:
@@ -126,7 +136,6 @@ def stored_runs(path: Path, wanted: dict) -> list[dict]:
             f"{path} holds runs with another {', '.join(differs)}: move it away, or measure into "
             "another folder, --out DIR"
         )
-    here, runs = origin()["device"], found["runs"]
     if any(run["device"] != here for run in runs):  # one file, one device: the tables name it
         raise CourseError(
             f"{path} holds runs of {runs[0]['device']}, and this is {here}: move it away, or "

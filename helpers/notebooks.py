@@ -15,9 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from helpers.environment import ROOT
-
-BUILD = ROOT / "build"
+from helpers.environment import CourseError
 
 
 @dataclass
@@ -40,17 +38,24 @@ class ThisPython(KernelSpecManager):
         return KernelSpec(**get_kernel_dict())
 
 
-def execute(path: Path, choice: dict[str, str], out: Path = BUILD) -> Outcome:
+def read(path: Path) -> NotebookNode:
+    """The notebook; CourseError where the file is none, as after a merge or a broken download."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError) as error:
+        raise CourseError(f"{path} is no notebook: get it again\n{str(error)[:200]}") from error
+
+
+def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
     """Run one notebook in a fresh kernel in its own folder; write it to `out`, also when it fails.
 
     `choice` is added to the kernel's environment variables. Never raises for what a cell does: an
     exception or a dead kernel ends up in the outcome's `error`.
     """
     try:
-        notebook = nbformat.read(path, as_version=4)
-    except (ValueError, AttributeError) as error:  # what a merge or a broken download leaves
-        reason = f"{path} is no notebook: get it again\n{str(error)[:200]}"
-        return Outcome(path.stem, nbformat.v4.new_notebook(), 0, error=reason)
+        notebook = read(path)
+    except CourseError as error:
+        return Outcome(path.stem, nbformat.v4.new_notebook(), 0, error=str(error))
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
     for cell in cells:
         cell.outputs, cell.execution_count = [], None
@@ -93,7 +98,7 @@ def execute(path: Path, choice: dict[str, str], out: Path = BUILD) -> Outcome:
     return outcome
 
 
-def execute_all(paths: list[Path], choice: dict[str, str], out: Path = BUILD) -> list[Outcome]:
+def execute_all(paths: list[Path], choice: dict[str, str], out: Path) -> list[Outcome]:
     """Run the notebooks one after the other, failed ones included; print progress and a table."""
     outcomes = []
     for number, path in enumerate(paths, 1):

@@ -1,6 +1,6 @@
 """Every figure of the course. Each function returns a `Picture`: a figure with its alt text.
 
-A figure never computes what it shows: numbers come in, a picture goes out. The colours are those of
+A figure never measures or trains: numbers come in, a picture goes out. The colours are those of
 Okabe and Ito (2008), which colour-blind readers can tell apart; lines differ in dash as well, for
 black and white.
 """
@@ -220,6 +220,187 @@ def bars(
     return Picture(figure, alt)
 
 
+# Lesson 01
+
+
+def two_pipelines(
+    shifts: dict[str, np.ndarray], hidden: dict[str, np.ndarray], title: str
+) -> Picture:
+    """A column a pipeline: above, the share of crops moved down and right by -4..4 (9,9); below,
+    the share of images in which each pixel is hidden (32,32). Each row has one colour scale."""
+    figure, axes = frame(title, rows=2, columns=len(shifts), height=7.6)
+    rows = (
+        (shifts, "crops", (-4.5, 4.5, 4.5, -4.5), "crop moved {} (pixels)", ("right", "down")),
+        (hidden, "images hidden", (0, 32, 32, 0), "{} (pixels)", ("column", "row")),
+    )
+    for panels, (maps, word, extent, label, (x, y)) in zip(axes, rows, strict=True):
+        top = 100 * max(values.max() for values in maps.values())
+        for ax, (name, values) in zip(panels, maps.items(), strict=True):
+            drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
+            ax.grid(False)
+            ax.set(title=name, xlabel=label.format(x), ylabel=label.format(y))
+        figure.colorbar(drawn, ax=panels, label=f"share of {word} (%)")
+    spans = ", ".join(
+        f"{name}: each shift in {100 * shifts[name].min():.1f} to {100 * shifts[name].max():.1f} %,"
+        f" a pixel hidden in up to {100 * hidden[name].max():.1f} %"
+        for name in shifts
+    )
+    return Picture(figure, f"{title}. Maps of shifts and hidden pixels look alike. {spans}.")
+
+
+def accuracy_intervals(
+    rows: dict[str, tuple[float, float, float]], title: str, guess: float | None = False
+) -> Picture:
+    """Named accuracies with the bounds of their intervals, (value, low, high), all 0..1."""
+    x = "accuracy, with its 95 % Wilson interval"
+    figure, ax = frame(title, x, height=0.6 * len(rows) + 1.5)
+    for row, (name, (value, low, high)) in enumerate(rows.items()):
+        ax.plot([low, high], [name] * 2, color=BLUE, lw=5, alpha=0.5, solid_capstyle="butt")
+        ax.plot(value, name, "|", color=RED, markersize=20, markeredgewidth=3)
+        ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
+    ax.set_ylim(len(rows) - 0.4, -0.8)
+    ax.margins(x=0.15)
+    percent(ax.xaxis, digits=1)
+    alt = note_guess(ax, guess, horizontal=False)
+    told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())
+    return Picture(figure, f"{title}: {told}.{alt}")
+
+
+# Lesson 02
+
+
+def receptive_fields(
+    image: np.ndarray, boxes: dict[str, tuple[float, float]], title: str
+) -> Picture:
+    """One panel a box: the image (H,W,3), grey padding around it, and the square from first to
+    last pixel (the same along both axes) that a unit sees."""
+    count = len(boxes)
+    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.9)
+    size = len(image)
+    first = min(0, *(a for a, _ in boxes.values())) - 2
+    last = max(size, *(b + 1 for _, b in boxes.values())) + 2
+    for ax, (text, (a, b)) in zip(axes, boxes.items(), strict=True):
+        ax.set_facecolor("0.85")
+        ax.imshow(image, extent=(0, size, size, 0))
+        side = b + 1 - a
+        ax.add_patch(mpl.patches.Rectangle((a, a), side, side, fill=False, lw=3, edgecolor=RED))
+        ax.set(xlim=(first, last), ylim=(last, first), xticks=(0, size), yticks=(0, size))
+        ax.grid(False)
+        ax.set_title(text, fontsize=12)
+    told = "; ".join(text.replace("\n", " ") for text in boxes)
+    return Picture(figure, f"{title}. A square on the same image in each panel: {told}.")
+
+
+def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title: str) -> Picture:
+    """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
+    theoretical field as a square around it."""
+    count = len(maps)
+    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.7)
+    dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
+    for ax, (stage, gradient) in zip(axes, maps.items(), strict=True):
+        used = np.argwhere(gradient > 0)
+        low, high = used.min(0), used.max(0)  # row and column of the first and the last pixel
+        (height, width), (y, x) = high - low + 1, (low + high) / 2
+        ax.imshow(gradient / gradient.max(), cmap="magma", vmin=0, vmax=1)
+        ax.add_patch(mpl.patches.Rectangle(low[::-1] - 0.5, width, height, **dashed))
+        half = fields[stage] / 2 + 4
+        ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
+        ax.grid(False)
+        ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
+    alt = f"{title}: bright where the unit looks most, its receptive field dashed. Panels: "
+    return Picture(figure, alt + ", ".join(f"{s} {fields[s]} pixels" for s in maps) + ".")
+
+
+# Lesson 03
+
+
+def range_test(
+    found, choices: dict[str, float], title: str = "LR range test", guess: float | None = False
+) -> Picture:
+    """Loss above, accuracy below, against the learning rate of a `lr_finder.RangeTest`, log axis.
+
+    Line: smoothed mean of the seeds; band: lowest to highest seed, as measured. choices: the LR of
+    each rule, drawn through both panels.
+    """
+    above, x = f"{title}, seeds: {len(found.seeds)}", "learning rate (log scale)"
+    figure, (top, bottom) = frame(above, x, rows=2, width=11, height=6.4, sharex=True)
+    for ax, of in ((top, "loss"), (bottom, "accuracy")):
+        steps, values, _ = found.curve(of)
+        seeds = getattr(found, of)[:, steps]
+        ax.fill_between(found.lr[steps], seeds.min(0), seeds.max(0), color=BLUE, alpha=0.2, lw=0)
+        ax.plot(found.lr[steps], values, color=BLUE)
+        if ax is top:  # what comes after the divergence would flatten all the rest
+            ax.set_ylim(0.9 * seeds.min(), 1.5 * found.loss[:, 0].max())
+        marks = zip(choices.items(), (RED, GREEN, PURPLE, ORANGE, BLACK), DASHES[1:], strict=False)
+        for (rule, lr), color, dash in marks:
+            text = f"{rule}: {lr:.2g}" if ax is top else None
+            ax.axvline(lr, color=color, linestyle=dash, label=text)
+    top.set(xscale="log", ylabel="loss of the batch (nats)")
+    bottom.set_ylabel("accuracy of the batch")
+    percent(bottom.yaxis)
+    note = note_guess(top, guess, horizontal=False)
+    top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
+    steps, loss, _ = found.curve()
+    alt = (
+        f"{title}: loss above and accuracy below against the learning rate. The loss falls to "
+        f"{loss.min():.2f} at {found.lr[steps[loss.argmin()]]:.2g} and rises steeply after it. "
+        "Choices: " + ", ".join(f"{rule} {lr:.2g}" for rule, lr in choices.items()) + "."
+    )
+    return Picture(figure, alt + note)
+
+
+def smoothing_lag(
+    lr: np.ndarray, lines: dict[str, np.ndarray], steepest: dict[str, float], title: str
+) -> Picture:
+    """Curves (n,) over lr (n,), log axis; a mark of the same colour where each falls fastest."""
+    figure, ax = frame(title, "learning rate (log scale)", "loss", height=4.2)
+    for name, values, style in series(lines):
+        ax.plot(lr, values, **style | {"label": f"{name}: steepest at {steepest[name]:.2g}"})
+        height = np.interp(np.log(steepest[name]), np.log(lr), values)
+        ax.plot(steepest[name], height, "o", color=style["color"], markersize=10)
+    ax.set_xscale("log")
+    points = ", ".join(f"{name} steepest at {x:.2g}" for name, x in steepest.items())
+    return Picture(figure, f"{title}. Falling S-shaped curves; {points}.")
+
+
+def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title: str) -> Picture:
+    """The figure of the 2020 report: held-out accuracy (n,) at evenly spaced LRs (n,), and the LR
+    picked."""
+    figure, ax = frame(title, "learning rate (linear scale)", "held-out accuracy")
+    ax.plot(lr, accuracy, color=BLUE, marker="o" if len(lr) < 60 else None)
+    ax.set_ylim(0, max(0.3, 1.1 * accuracy.max()))
+    ax.axvline(pick, color=RED, linestyle="--", label=f"steepest rise: {pick:.2g}")
+    percent(ax.yaxis)
+    best = f"the best is {accuracy.max():.1%} at {lr[accuracy.argmax()]:.2g}"
+    return Picture(figure, f"{title}: {best}; the steepest rise is at {pick:.2g}.")
+
+
+def same_training(
+    histories: dict[str, list[dict]], title: str, guess: float | None = False
+) -> Picture:
+    """Training loss left, held-out accuracy right, by epoch, of histories as `fit` returns them;
+    NaN where a run had broken off. guess: of the accuracy, 0..1."""
+    figure, (left, right) = frame(title, "epochs done", columns=2, width=11, height=4.2)
+    losses, accuracies, ends = {}, {}, []
+    for name, history in histories.items():
+        loss, accuracy = ([epoch[k] for epoch in history] for k in ("loss", "val_accuracy"))
+        broken = not np.isfinite(loss[-1])
+        label = f"{name} (broke off)" if broken else name
+        losses[label], accuracies[label] = loss, accuracy
+        ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
+    draw_steps(left, losses, first=1)
+    draw_steps(right, accuracies, first=1)
+    left.set(title="training images", ylabel="training loss (nats)")
+    left.set_ylim(top=min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
+    right.set(title="held-out images", ylabel="held-out accuracy")
+    right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
+    percent(right.yaxis)
+    note = note_guess(right, guess)
+    return Picture(figure, f"{title}. Held-out accuracy at the end: {', '.join(ends)}.{note}")
+
+
 # Lesson 04
 
 
@@ -362,194 +543,6 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
     return Picture(figure, f"{title}: {drawn}. Means: {told}.")
 
 
-# Lesson 03
-
-
-def range_test(
-    found, choices: dict[str, float], title: str = "LR range test", guess: float | None = False
-) -> Picture:
-    """Loss above, accuracy below, against the learning rate of a `lr_finder.RangeTest`, log axis.
-
-    Line: smoothed mean of the seeds; band: lowest to highest seed, as measured. choices: the LR of
-    each rule, drawn through both panels.
-    """
-    above, x = f"{title}, seeds: {len(found.seeds)}", "learning rate (log scale)"
-    figure, (top, bottom) = frame(above, x, rows=2, width=11, height=6.4, sharex=True)
-    for ax, of in ((top, "loss"), (bottom, "accuracy")):
-        steps, values, _ = found.curve(of)
-        seeds = getattr(found, of)[:, steps]
-        ax.fill_between(found.lr[steps], seeds.min(0), seeds.max(0), color=BLUE, alpha=0.2, lw=0)
-        ax.plot(found.lr[steps], values, color=BLUE)
-        if ax is top:  # what comes after the divergence would flatten all the rest
-            ax.set_ylim(0.9 * seeds.min(), 1.5 * found.loss[:, 0].max())
-        marks = zip(choices.items(), (RED, GREEN, PURPLE, ORANGE, BLACK), DASHES[1:], strict=False)
-        for (rule, lr), color, dash in marks:
-            text = f"{rule}: {lr:.2g}" if ax is top else None
-            ax.axvline(lr, color=color, linestyle=dash, label=text)
-    top.set(xscale="log", ylabel="loss of the batch (nats)")
-    bottom.set_ylabel("accuracy of the batch")
-    percent(bottom.yaxis)
-    note = note_guess(top, guess, horizontal=False)
-    top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
-    steps, loss, _ = found.curve()
-    alt = (
-        f"{title}: loss above and accuracy below against the learning rate. The loss falls to "
-        f"{loss.min():.2f} at {found.lr[steps[loss.argmin()]]:.2g} and rises steeply after it. "
-        "Choices: " + ", ".join(f"{rule} {lr:.2g}" for rule, lr in choices.items()) + "."
-    )
-    return Picture(figure, alt + note)
-
-
-def smoothing_lag(
-    lr: np.ndarray, lines: dict[str, np.ndarray], steepest: dict[str, float], title: str
-) -> Picture:
-    """Curves (n,) over lr (n,), log axis; a mark of the same colour where each falls fastest."""
-    figure, ax = frame(title, "learning rate (log scale)", "loss", height=4.2)
-    for name, values, style in series(lines):
-        ax.plot(lr, values, **style | {"label": f"{name}: steepest at {steepest[name]:.2g}"})
-        height = np.interp(np.log(steepest[name]), np.log(lr), values)
-        ax.plot(steepest[name], height, "o", color=style["color"], markersize=10)
-    ax.set_xscale("log")
-    points = ", ".join(f"{name} steepest at {x:.2g}" for name, x in steepest.items())
-    return Picture(figure, f"{title}. Falling S-shaped curves; {points}.")
-
-
-def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title: str) -> Picture:
-    """The figure of the 2020 report: held-out accuracy (n,) at evenly spaced LRs (n,), and the LR
-    picked."""
-    figure, ax = frame(title, "learning rate (linear scale)", "held-out accuracy")
-    ax.plot(lr, accuracy, color=BLUE, marker="o" if len(lr) < 60 else None)
-    ax.set_ylim(0, max(0.3, 1.1 * accuracy.max()))
-    ax.axvline(pick, color=RED, linestyle="--", label=f"steepest rise: {pick:.2g}")
-    percent(ax.yaxis)
-    best = f"the best is {accuracy.max():.1%} at {lr[accuracy.argmax()]:.2g}"
-    return Picture(figure, f"{title}: {best}; the steepest rise is at {pick:.2g}.")
-
-
-def same_training(
-    histories: dict[str, list[dict]], title: str, guess: float | None = False
-) -> Picture:
-    """Training loss left, held-out accuracy right, by epoch, of histories as `fit` returns them;
-    NaN where a run had broken off. guess: of the accuracy, 0..1."""
-    figure, (left, right) = frame(title, "epochs done", columns=2, width=11, height=4.2)
-    losses, accuracies, ends = {}, {}, []
-    for name, history in histories.items():
-        loss, accuracy = ([epoch[k] for epoch in history] for k in ("loss", "val_accuracy"))
-        broken = not np.isfinite(loss[-1])
-        label = f"{name} (broke off)" if broken else name
-        losses[label], accuracies[label] = loss, accuracy
-        ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
-    draw_steps(left, losses, first=1)
-    draw_steps(right, accuracies, first=1)
-    left.set(title="training images", ylabel="training loss (nats)")
-    left.set_ylim(top=min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
-    right.set(title="held-out images", ylabel="held-out accuracy")
-    right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
-    percent(right.yaxis)
-    note = note_guess(right, guess)
-    return Picture(figure, f"{title}. Held-out accuracy at the end: {', '.join(ends)}.{note}")
-
-
-# Lesson 02
-
-
-def receptive_fields(
-    image: np.ndarray, boxes: dict[str, tuple[float, float]], title: str
-) -> Picture:
-    """One panel a box: the image (H,W,3), grey padding around it, and the square from first to
-    last pixel (the same along both axes) that a unit sees."""
-    count = len(boxes)
-    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.9)
-    size = len(image)
-    first = min(0, *(a for a, _ in boxes.values())) - 2
-    last = max(size, *(b + 1 for _, b in boxes.values())) + 2
-    for ax, (text, (a, b)) in zip(axes, boxes.items(), strict=True):
-        ax.set_facecolor("0.85")
-        ax.imshow(image, extent=(0, size, size, 0))
-        side = b + 1 - a
-        ax.add_patch(mpl.patches.Rectangle((a, a), side, side, fill=False, lw=3, edgecolor=RED))
-        ax.set(xlim=(first, last), ylim=(last, first), xticks=(0, size), yticks=(0, size))
-        ax.grid(False)
-        ax.set_title(text, fontsize=12)
-    told = "; ".join(text.replace("\n", " ") for text in boxes)
-    return Picture(figure, f"{title}. A square on the same image in each panel: {told}.")
-
-
-def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title: str) -> Picture:
-    """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
-    theoretical field as a square around it."""
-    count = len(maps)
-    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.7)
-    dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
-    for ax, (stage, gradient) in zip(axes, maps.items(), strict=True):
-        used = np.argwhere(gradient > 0)
-        low, high = used.min(0), used.max(0)  # row and column of the first and the last pixel
-        (height, width), (y, x) = high - low + 1, (low + high) / 2
-        ax.imshow(gradient / gradient.max(), cmap="magma", vmin=0, vmax=1)
-        ax.add_patch(mpl.patches.Rectangle(low[::-1] - 0.5, width, height, **dashed))
-        half = fields[stage] / 2 + 4
-        ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
-        ax.grid(False)
-        ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
-    alt = f"{title}: bright where the unit looks most, its receptive field dashed. Panels: "
-    return Picture(figure, alt + ", ".join(f"{s} {fields[s]} pixels" for s in maps) + ".")
-
-
-# Lesson 07
-
-
-def step_times(ms: dict[str, list[float]], title: str) -> Picture:
-    """Milliseconds of each run of a piece of work, in order, with the median as a thin line."""
-    figure, ax = frame(title, "step, in order", "milliseconds", height=3.8)
-    draw_steps(ax, ms, first=0)
-    told = []
-    for (name, values), color in zip(ms.items(), COLORS, strict=False):
-        median = float(np.median(values))
-        ax.axhline(median, color=color, linewidth=1)
-        told.append(f"{name}: {min(values):.3g} to {max(values):.3g} ms, median {median:.3g} ms")
-    ax.set_ylim(bottom=0)
-    return Picture(figure, f"{title}. {'; '.join(told)}.")
-
-
-def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str) -> Picture:
-    """The roof min(peak, intensity * bandwidth) and groups of points {kind: {name: (x, y)}}.
-
-    peak and y in FLOP/s, bandwidth in bytes/s, x in FLOP a byte; both axes are logarithmic.
-    """
-    figure, ax = frame(title, "arithmetic intensity (FLOP per byte)", "GFLOP/s", height=5.2)
-    ridge = peak / bandwidth
-    reached = [x for group in points.values() for x, _ in group.values()]
-    xs = np.geomspace(min(*reached, ridge) / 2, max(*reached, ridge) * 2, 200)
-    ax.loglog(xs, np.minimum(peak, xs * bandwidth) / 1e9, color=BLACK, label="roof")
-    ax.axvline(ridge, color=BLACK, linestyle=":", linewidth=1, label=f"ridge: {ridge:.3g} FLOP/B")
-    told = []
-    for kind, group, style in series(points, marked=True):
-        x, y = np.array(list(group.values())).T
-        ax.loglog(x, y / 1e9, **style | {"linestyle": "none", "markersize": 8, "alpha": 0.8})
-        told.append(f"{kind}: {np.median(y) / 1e9:.3g}")
-    alt = (
-        f"{title}: the roof rises until {ridge:.3g} FLOP a byte and is flat at {peak / 1e9:.3g} "
-        f"GFLOP/s from there. Median GFLOP/s of the points: {'; '.join(told)}."
-    )
-    return Picture(figure, alt)
-
-
-def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = False) -> Picture:
-    """Speed-up of the whole when a share of its time becomes `factor` times faster."""
-    x, y = "times faster: the part that is improved", "times faster: the whole"
-    figure, ax = frame("Amdahl's law", x, y, height=3.8)
-    speedup = lambda share: (factors, 1 / (1 - share + share / factors))
-    draw(ax, {f"{100 * share:.3g}% of the time": speedup(share) for share in shares})
-    alt = note_guess(ax, guess)
-    ax.loglog()
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:g}")
-    ends = ", ".join(f"{100 * share:.3g}%: {1 / (1 - share):.3g}" for share in shares)
-    return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")
-
-
 # Lesson 06
 
 
@@ -664,47 +657,54 @@ def layer_maps(
     return Picture(figure, f"{title}: {sizes}; above in squares, below resized over the image.")
 
 
-# Lesson 01
+# Lesson 07
 
 
-def two_pipelines(
-    shifts: dict[str, np.ndarray], hidden: dict[str, np.ndarray], title: str
-) -> Picture:
-    """A column a pipeline: above, the share of crops moved down and right by -4..4 (9,9); below,
-    the share of images in which each pixel is hidden (32,32). Each row has one colour scale."""
-    figure, axes = frame(title, rows=2, columns=len(shifts), height=7.6)
-    rows = (
-        (shifts, "crops", (-4.5, 4.5, 4.5, -4.5), "crop moved {} (pixels)", ("right", "down")),
-        (hidden, "images hidden", (0, 32, 32, 0), "{} (pixels)", ("column", "row")),
+def step_times(ms: dict[str, list[float]], title: str) -> Picture:
+    """Milliseconds of each run of a piece of work, in order, with the median as a thin line."""
+    figure, ax = frame(title, "step, in order", "milliseconds", height=3.8)
+    draw_steps(ax, ms, first=0)
+    told = []
+    for (name, values), color in zip(ms.items(), COLORS, strict=False):
+        median = float(np.median(values))
+        ax.axhline(median, color=color, linewidth=1)
+        told.append(f"{name}: {min(values):.3g} to {max(values):.3g} ms, median {median:.3g} ms")
+    ax.set_ylim(bottom=0)
+    return Picture(figure, f"{title}. {'; '.join(told)}.")
+
+
+def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str) -> Picture:
+    """The roof min(peak, intensity * bandwidth) and groups of points {kind: {name: (x, y)}}.
+
+    peak and y in FLOP/s, bandwidth in bytes/s, x in FLOP a byte; both axes are logarithmic.
+    """
+    figure, ax = frame(title, "arithmetic intensity (FLOP per byte)", "GFLOP/s", height=5.2)
+    ridge = peak / bandwidth
+    reached = [x for group in points.values() for x, _ in group.values()]
+    xs = np.geomspace(min(*reached, ridge) / 2, max(*reached, ridge) * 2, 200)
+    ax.loglog(xs, np.minimum(peak, xs * bandwidth) / 1e9, color=BLACK, label="roof")
+    ax.axvline(ridge, color=BLACK, linestyle=":", linewidth=1, label=f"ridge: {ridge:.3g} FLOP/B")
+    told = []
+    for kind, group, style in series(points, marked=True):
+        x, y = np.array(list(group.values())).T
+        ax.loglog(x, y / 1e9, **style | {"linestyle": "none", "markersize": 8, "alpha": 0.8})
+        told.append(f"{kind}: {np.median(y) / 1e9:.3g}")
+    alt = (
+        f"{title}: the roof rises until {ridge:.3g} FLOP a byte and is flat at {peak / 1e9:.3g} "
+        f"GFLOP/s from there. Median GFLOP/s of the points: {'; '.join(told)}."
     )
-    for panels, (maps, word, extent, label, (x, y)) in zip(axes, rows, strict=True):
-        top = 100 * max(values.max() for values in maps.values())
-        for ax, (name, values) in zip(panels, maps.items(), strict=True):
-            drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
-            ax.grid(False)
-            ax.set(title=name, xlabel=label.format(x), ylabel=label.format(y))
-        figure.colorbar(drawn, ax=panels, label=f"share of {word} (%)")
-    spans = ", ".join(
-        f"{name}: each shift in {100 * shifts[name].min():.1f} to {100 * shifts[name].max():.1f} %,"
-        f" a pixel hidden in up to {100 * hidden[name].max():.1f} %"
-        for name in shifts
-    )
-    return Picture(figure, f"{title}. Maps of shifts and hidden pixels look alike. {spans}.")
+    return Picture(figure, alt)
 
 
-def accuracy_intervals(
-    rows: dict[str, tuple[float, float, float]], title: str, guess: float | None = False
-) -> Picture:
-    """Named accuracies with the bounds of their intervals, (value, low, high), all 0..1."""
-    x = "accuracy, with its 95 % Wilson interval"
-    figure, ax = frame(title, x, height=0.6 * len(rows) + 1.5)
-    for row, (name, (value, low, high)) in enumerate(rows.items()):
-        ax.plot([low, high], [name] * 2, color=BLUE, lw=5, alpha=0.5, solid_capstyle="butt")
-        ax.plot(value, name, "|", color=RED, markersize=20, markeredgewidth=3)
-        ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
-    ax.set_ylim(len(rows) - 0.4, -0.8)
-    ax.margins(x=0.15)
-    percent(ax.xaxis, digits=1)
-    alt = note_guess(ax, guess, horizontal=False)
-    told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())
-    return Picture(figure, f"{title}: {told}.{alt}")
+def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = False) -> Picture:
+    """Speed-up of the whole when a share of its time becomes `factor` times faster."""
+    x, y = "times faster: the part that is improved", "times faster: the whole"
+    figure, ax = frame("Amdahl's law", x, y, height=3.8)
+    speedup = lambda share: (factors, 1 / (1 - share + share / factors))
+    draw(ax, {f"{100 * share:.3g}% of the time": speedup(share) for share in shares})
+    alt = note_guess(ax, guess)
+    ax.loglog()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    ends = ", ".join(f"{100 * share:.3g}%: {1 / (1 - share):.3g}" for share in shares)
+    return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")

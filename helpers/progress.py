@@ -29,7 +29,7 @@ class Cell:
 def progress_bar(total: int, done: int, shown: bool) -> tqdm:
     """Steps done and time left, in a terminal or an open notebook; elsewhere an invisible bar.
 
-    CI (any value), and COURSE_RUN, which `python -m helpers run` gives its kernels, also hide it.
+    CI (any value), and COURSE_RUN, which `python3 -m helpers run` gives its kernels, also hide it.
     """
     file = None
     if shown and not os.environ.get("CI") and not os.environ.get("COURSE_RUN"):

@@ -13,13 +13,12 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from helpers import environment
 from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, ROOT, CourseError
-from helpers.notebooks import BUILD, Outcome, execute_all, write
+from helpers.notebooks import Outcome, execute_all, read, write
 
 HELPERS = ROOT / "helpers"
 PROFILES = ("smoke", "cpu", "full")  # from small to large
@@ -36,7 +35,7 @@ def code_digest(notebook: NotebookNode) -> str:
 
 
 def publish(
-    paths: list[Path], choice: dict[str, str], out: Path = BUILD, force: bool = False
+    paths: list[Path], choice: dict[str, str], out: Path, force: bool = False
 ) -> list[Outcome]:
     """Run the notebooks and write those that succeed back in place, cleaned and stamped.
 
@@ -47,7 +46,7 @@ def publish(
     """
     profile = choice["COURSE_PROFILE"]
     for path in paths:
-        stored = nbformat.read(path, as_version=4).metadata.get("course", {}).get("profile")
+        stored = read(path).metadata.get("course", {}).get("profile")
         if stored and PROFILES.index(profile) < PROFILES.index(stored) and not force:
             raise CourseError(
                 f"{path.name} holds the outputs of a {stored} run; a {profile} run replaces them "
@@ -142,7 +141,7 @@ def _imported(source: str) -> set[str]:
 
 def changed_helpers(path: Path) -> list[str]:
     """The helpers that changed since the notebook's outputs were made, where those are noted."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     now = helper_digests(notebook)
     stored = notebook.metadata.get("course", {}).get("helpers", now)
     return sorted(name for name in {*stored, *now} if stored.get(name) != now.get(name))
@@ -150,7 +149,7 @@ def changed_helpers(path: Path) -> list[str]:
 
 def stale(paths: list[Path]) -> list[str]:
     """The names of the notebooks whose stored outputs are not those of their code cells."""
-    return [path.name for path in paths if not _fresh(nbformat.read(path, as_version=4))]
+    return [path.name for path in paths if not _fresh(read(path))]
 
 
 def _fresh(notebook: NotebookNode) -> bool:
@@ -172,17 +171,17 @@ def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
     """Apply `edit` to the prose and to every cell's source; the files that changed.
 
     For edits that change no output: where the stored outputs belonged to the cells, they still do.
+    All files are read before the first is written: a damaged one stops the edit and changes none.
     """
-    changed = []
+    prose, lessons = {}, {}
     names = ("README.md", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md")
     texts = [root / name for name in names if (root / name).is_file()]
     for path in [*texts, *sorted((root / "notebooks").glob("*.md"))]:
         text = path.read_text(encoding="utf-8")
         if edit(text) != text:
-            path.write_text(edit(text), encoding="utf-8")
-            changed.append(path.name)
+            prose[path] = edit(text)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+        notebook = read(path)
         fresh = _fresh(notebook)
         sources = [cell.source for cell in notebook.cells]
         for cell in notebook.cells:
@@ -190,9 +189,12 @@ def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
         if sources != [cell.source for cell in notebook.cells]:
             if fresh:
                 notebook.metadata["course"]["digest"] = code_digest(notebook)
-            write(path, notebook)
-            changed.append(path.name)
-    return changed
+            lessons[path] = notebook
+    for path, text in prose.items():
+        path.write_text(text, encoding="utf-8")
+    for path, notebook in lessons.items():
+        write(path, notebook)
+    return [path.name for path in [*prose, *lessons]]
 
 
 def write_fact(name: str, new: str, root: Path = ROOT) -> list[str]:
@@ -204,9 +206,10 @@ def write_fact(name: str, new: str, root: Path = ROOT) -> list[str]:
             text = text.replace(place.format(old), place.format(new))
         return text
 
-    own = root / "helpers" / "environment.py"
+    changed = edit_all(lambda text: edit(text, *FACTS[name]), root)
+    own = root / "helpers" / "environment.py"  # last: what it names is what a next call looks for
     own.write_text(edit(own.read_text("utf-8"), f'\n{name} = "{{}}"'), "utf-8")
-    return [*edit_all(lambda text: edit(text, *FACTS[name]), root), own.name]
+    return [*changed, own.name]
 
 
 def renew_first_cells(root: Path = ROOT) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 from scipy.special import stdtrit
 
 from helpers.data import Data
-from helpers.environment import ROOT
+from helpers.environment import ROOT, CourseError
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, SPEEDRUN, Recipe
@@ -30,8 +30,11 @@ FOLDER = ROOT / "images" / "results"
 BLOCK = "<!-- results: python3 -m helpers publish --readme -->", "<!-- end of results -->"
 
 
-def reached(model, data: Data, history: list[dict], seed: int, seconds: float) -> dict:
-    """One run's accuracies (0..1), log and seconds of training."""
+def reached(model, data: Data, history: list[dict], seed: int) -> dict:
+    """One run's accuracies (0..1), log and seconds of training, as `training.fit` counts them.
+
+    On the held-out images; where none are held out, on the test set, which it opens.
+    """
     images = data.unlock_test() if data.val is None else data.val
     found = predict(model, images)
     per_class = per_class_accuracy(found.labels, found.predicted, data.classes)
@@ -40,13 +43,15 @@ def reached(model, data: Data, history: list[dict], seed: int, seconds: float) -
         "accuracy": found.accuracy,
         "accuracy_tta": predict(model, images, tta=True).accuracy,  # with mirror images
         "per_class_accuracy": dict(zip(data.classes, per_class.tolist(), strict=True)),
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(row["seconds"] for row in history), 1),
         "seconds_per_epoch": [round(row["seconds"], 2) for row in history],
         "history": history,
     }
 
 
-def settings(recipe: Recipe, data: Data, width: int, epochs: int | None, profile: str) -> dict:
+def settings(
+    recipe: Recipe, data: Data, width: int, epochs: int | None, profile: str | None
+) -> dict:
     """What runs must have in common to stand in one file."""
     return {
         "recipe": asdict(recipe),
@@ -212,6 +217,6 @@ def write_readme(path: Path = ROOT / "README.md", folder: Path = FOLDER) -> None
     before, _, rest = path.read_text("utf-8").partition(BLOCK[0])
     _, end, after = rest.partition(BLOCK[1])
     if not end:
-        raise ValueError(f"{path.name} has no place for results: {BLOCK[0]} ... {BLOCK[1]}")
+        raise CourseError(f"{path.name} has no place for results: {BLOCK[0]} ... {BLOCK[1]}")
     text = f"{before}{BLOCK[0]}\n\n{tables(folder)}\n\n{BLOCK[1]}{after}"
     path.write_text(text, "utf-8")

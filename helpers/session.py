@@ -116,11 +116,17 @@ class Session:
 
     def trained_net(self) -> nn.Module:
         """The net lesson 05 trained with this profile, data and seed; else, for CIFAR-10, the
-        published one; else one trained now."""
+        published one; else one trained now, and kept. ValueError for a damaged file."""
         net, weights = self.net(), self.folder / "model.pt"
         if weights.is_file():
-            print(f"Loaded the net that lesson 05 trained ({self.profile.name} profile).")
-            net.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
+            print(f"Loaded the net trained before: model.pt of {self.folder.name}.")
+            try:
+                state = torch.load(weights, map_location=self.device, weights_only=True)
+                net.load_state_dict(state)
+            except Exception as error:  # a cut file fails in zip, pickle or torch, as it likes
+                raise ValueError(
+                    f"{weights} is damaged, or of another net: delete it, or run lesson 05 again"
+                ) from error
         elif self.data.name == "cifar10" and (found := published_net(self.profile.width)):
             net, made = found[0].to(self.device), found[1]
             print(
@@ -140,19 +146,20 @@ def start(
 ) -> Session:
     """Choose profile, device and data, seed the random generators, print one table.
 
-    Each argument overrides an environment variable, which `python -m helpers run` sets:
+    Each argument overrides an environment variable, which `python3 -m helpers run` sets:
     `COURSE_PROFILE` (auto, smoke, cpu, full), `COURSE_DATA` (auto, shapes, cifar10, folder:PATH)
     and `COURSE_SEED`. Profile "auto" is full where CUDA is, cpu otherwise.
 
     Raises:
         ValueError: for an unknown profile, or a seed that is no whole number.
+        DownloadError: CIFAR-10 was asked for by name and cannot be fetched (`data.load`).
     """
-    chosen = choose_profile(profile or os.environ.get("COURSE_PROFILE", "auto"))
-    text = str(seed if seed is not None else os.environ.get("COURSE_SEED", "0"))
+    chosen = choose_profile(profile or os.environ.get("COURSE_PROFILE") or "auto")
+    text = str(seed if seed is not None else os.environ.get("COURSE_SEED") or "0")
     if not text.isdecimal() or int(text) >= 2**32:  # numpy takes no larger one
         wanted = "a whole number from 0 to 4294967295, as in COURSE_SEED=0"
         raise ValueError(f"seed {text!r}: expected {wanted}")
-    wanted = source or os.environ.get("COURSE_DATA", "auto")
+    wanted = source or os.environ.get("COURSE_DATA") or "auto"
     data = load(chosen.source if wanted == "auto" else wanted, limit=chosen.limit)
     fitted = chosen.fitted(len(data.train))
     if fitted != chosen:

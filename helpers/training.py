@@ -67,6 +67,7 @@ def fit(
     val_accuracy (None without val); seconds (of training).
 
     Leaves torch's random state as found and, where it raises, the weights too. Raises:
+        ValueError, TypeError: before anything is trained, for arguments that do not fit together.
         NonFiniteLoss: with the first bad step, its LR and what to try.
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
         torch.cuda.OutOfMemoryError: with a batch size that fits.
@@ -111,7 +112,7 @@ def fit(
         model.load_state_dict(found)
         model.to(home).zero_grad()
         if isinstance(error, KeyboardInterrupt) and out is not None:
-            print("Interrupted. resume=True goes on from the last whole epoch in checkpoint.pt.")
+            print("Interrupted. Resume it to go on from the last whole epoch in checkpoint.pt.")
         raise
     if out is not None and run.rank == 0:
         checkpoint.write(out / "model.pt", model.state_dict())
@@ -246,7 +247,7 @@ class Run:
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)
         now, then = len(y) * self.processes, size * self.processes
-        advice = f"batch_size={then} does" if fits else "one image does not either: a smaller net?"
+        advice = f"a batch of {then} does" if fits else "one image does not either: a smaller net?"
         return f"a batch of {now} images does not fit into the memory of {self.device}; {advice}"
 
     def evaluate(self, val) -> tuple[float, float] | tuple[None, None]:

@@ -149,3 +149,9 @@ def test_need_shape_says_what_came_out():
     exercises.need_shape(torch.ones(2, 3), (2, 3), "two rows.")
     with pytest.raises(exercises.Wrong, match=r"The shape is \(3,\), not \(2, 3\): two rows."):
         exercises.need_shape([1, 2, 3], (2, 3), "two rows.")
+
+
+def test_an_answer_of_another_kind_is_not_called_the_learners_code():
+    for check, answer in ((exercises.check_sweep_lr, "0.1"), (exercises.check_triangular, 3)):
+        verdict = check(answer)
+        assert verdict.status == "wrong" and "of another kind" in verdict.message

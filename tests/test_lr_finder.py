@@ -490,6 +490,14 @@ def test_no_rule_breaks_on_a_short_curve(n):
         assert isinstance(value, float) or "take" in value
 
 
+def test_steps_that_do_not_fill_a_window_are_told():
+    """A sweep of 100 steps from far too high an LR: the loss is a number in the first 7 alone."""
+    fast = synthetic(lambda lr: np.r_[7.0:0:-1, np.full(93, np.nan)])
+    with pytest.raises(ValueError, match="too few steps: take a lower start_lr"):
+        fast.suggest("steep", 0.2)
+    assert "too few steps" in str(fast)
+
+
 def test_a_fall_back_from_a_spike_is_no_descent():
     spike = lambda lr: np.where((lr > 0.4) & (lr < 1), 9.0, fall(lr))
     assert synthetic(spike).suggest("steep") == pytest.approx(1e-2, rel=0.2)

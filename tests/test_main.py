@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from PIL import Image
 
 from helpers import __main__ as cli
-from helpers import doctor, environment, publishing
+from helpers import doctor, environment, launch, publishing
 from helpers.environment import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train --width 0 --out x", "'0': expected a whole number from 1 on"),
         ("train --epochs two --out x", "'two': expected a whole number from 1 on"),
         ("train --holdout -1 --out x", "'-1': expected a whole number from 0 on"),
-        ("run --sed 1", "unknown: --sed 1"),
+        ("run --sed 1", "run has no --sed 1"),
         ("train --recipe best --out x", "invalid choice: 'best'"),
         ("publish --repository https://example.org", "expected OWNER/NAME"),
         ("publish --version v2", "'v2': expected three numbers, as in 0.2.0"),
@@ -217,6 +218,42 @@ def test_the_address_is_written_everywhere(tmp_path: Path):
     assert publishing.stale([path]) == []
 
 
+def test_a_damaged_lesson_stops_an_edit_before_anything_is_written(tmp_path: Path):
+    (tmp_path / "helpers").mkdir()
+    shutil.copy(ROOT / "helpers" / "environment.py", tmp_path / "helpers")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    write(tmp_path / "notebooks", "01_x.ipynb", environment.BOOTSTRAP_CELL)
+    (tmp_path / "notebooks" / "02_y.ipynb").write_text("<<<<<<< HEAD")
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(CourseError, match="02_y.ipynb is no notebook"):
+        publishing.write_fact("VERSION", "9.8.7", tmp_path)
+    assert [path.read_bytes() for path in files] == before
+
+
+@pytest.mark.parametrize(
+    ("profile", "asked", "loaded", "told"),
+    [
+        ("smoke", "auto", None, "auto"),
+        ("cpu", "auto", "auto", "shapes"),  # as it comes out without a network
+        ("cpu", "shapes", None, "shapes"),
+        ("smoke", "cifar10", "cifar10", "cifar10"),
+    ],
+)
+def test_what_auto_is_stays_decided(profile, asked, loaded, told, monkeypatch, capsys):
+    calls = []
+
+    def load_or_say(source, limit):
+        calls.append(source)
+        return SimpleNamespace(name="shapes", notice="No network: shapes instead.")
+
+    monkeypatch.setattr(launch, "load_or_say", load_or_say)
+    options = SimpleNamespace(profile=profile, data=asked)
+    cli.look_at_data(options)
+    assert calls == [loaded] * bool(loaded) and options.data == told
+    assert ("No network" in capsys.readouterr().out) == (loaded == "auto")
+
+
 def test_a_release_is_written_everywhere(tmp_path: Path):
     """Badges, the tag that is fetched, the citation; outputs stay valid only where they were."""
     for name in ("helpers", "notebooks"):
@@ -328,7 +365,10 @@ def test_doctor_tells_the_time_of_a_full_run_only_where_it_was_measured(tmp_path
     assert "nobody has measured it" in measured("course-w16.json", "full", "NVIDIA X", 60)
     assert "nobody has measured it" in measured("ladder-w64.json", "ladder", "NVIDIA X", 60)
     told = measured("source-w64.json", "full", "NVIDIA X", 90)
-    assert told == "expected: its training alone takes 1.5 minutes on NVIDIA X"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "course-w64.json").write_text("[]")
+    assert doctor.full_run(tmp_path / "a") == "unknown, course-w64.json is damaged"
+    assert told == "expected: each whole training takes 1.5 minutes on NVIDIA X"
 
 
 def test_test_passes_arguments_on(monkeypatch, tmp_path: Path):
@@ -342,6 +382,9 @@ def test_test_passes_arguments_on(monkeypatch, tmp_path: Path):
     assert first[-2:] == ["tests", "notebooks"] and "-m" not in first[3:]
     assert second[-3:] == ["-k", "word", str(ROOT / "tests" / "test_main.py")]
     assert second[second.index("-m", 3) + 1] == ""
+    monkeypatch.chdir(ROOT)
+    cli.main(["test", "-k", "images"])  # a word to look for, though a folder has that name
+    assert called[-1][0][-4:] == ["tests", "notebooks", "-k", "images"]
     assert where == ROOT and (told["COURSE_PROFILE"], told["COURSE_DATA"]) == ("smoke", "auto")
     assert larger["COURSE_PROFILE"] == "full"
 

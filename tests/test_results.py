@@ -137,7 +137,7 @@ def test_the_readme_is_written_between_its_marks(tmp_path, folder):
     text = path.read_text("utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     path.write_text("no marks", "utf-8")
-    with pytest.raises(ValueError, match="no place for results"):
+    with pytest.raises(CourseError, match="no place for results"):
         results.write_readme(path, folder)
 
 

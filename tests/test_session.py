@@ -127,7 +127,10 @@ class TestTrainedNet:
         found = course.trained_net()
         assert torch.equal(found.classifier.weight.cpu(), mine.classifier.weight)
         assert not found.training
-        assert "Loaded the net that lesson 05 trained" in capsys.readouterr().out
+        assert "Loaded the net trained before" in capsys.readouterr().out
+        (course.folder / "model.pt").write_bytes(b"half a file")
+        with pytest.raises(ValueError, match="model.pt is damaged, or of another net: delete it"):
+            course.trained_net()
 
     def test_on_cifar10_the_published_net_stands_in(self, course, published, capsys):
         course.data.name = "cifar10"
