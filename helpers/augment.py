@@ -2,7 +2,7 @@
 
 Both draw for each image where to crop the padded image to 32x32, whether to flip it, and where the
 hole is (CutOut: DeVries and Taylor 2017, arXiv:1708.04552; here the whole hole lies in the image).
-Both end in normalised floats (B,3,32,32): (value / 255 - mean) / std per channel.
+Both end in normalised floats, (3,32,32) and (B,3,32,32): (value / 255 - mean) / std per channel.
 """
 
 import copy

@@ -19,7 +19,7 @@ from helpers.folder import read_picture
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's logits (N, C), float32, and the labels (N,), int64, both on the CPU."""
+    """A model's logits (N, C), float32, and the labels (N,), int64; `predict`'s are on the CPU."""
 
     logits: Tensor
     labels: Tensor
@@ -210,7 +210,7 @@ def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.n
 
 def prepare_photo(photo: str | Path, size: int = 32) -> np.ndarray:
     """The picture in a file as (size, size, 3) uint8, prepared like a folder's: upright, on white,
-    its centred square resized."""
+    its centred square resized. Raises `folder.FolderError` where it cannot be read."""
     return read_picture(Path(photo), size, Counter())
 
 

@@ -28,7 +28,8 @@ def source(path: Path, size: int, tally: Counter) -> tuple:
 
 
 def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
-    """The class names, and for "train" and "test" a list of (file, label), in order of names."""
+    """The class names, and for "train" and "test" a list of (file, label), in order of names.
+    FolderError where `path` is not laid out so."""
     top = path.resolve()
     if not top.is_dir():
         raise FolderError(f"{top} is not a folder: {LAYOUT}")
@@ -66,7 +67,8 @@ def _entries(folder: Path, top: Path) -> list[Path]:
 
 
 def read_picture(file: Path, size: int, tally: Counter) -> np.ndarray:
-    """One picture as (size,size,3) uint8; `tally` counts what had to be converted."""
+    """One picture as (size,size,3) uint8; `tally` counts what had to be converted.
+    FolderError names a file that cannot be read."""
     from PIL import Image, ImageOps
 
     try:

@@ -2,7 +2,7 @@
 
 replace(COURSE, weight_decay=0.0)   # dataclasses.replace: one change, everything else equal
 COURSE.with_batch(128)              # another batch size, with the LR that belongs to it
-COURSE.lr(step, steps, epochs=5)    # five epochs instead of 24: the same curve, compressed
+COURSE.lr(step, steps_per_epoch, 5) # five epochs instead of 24: the same curve, compressed
 """
 
 from dataclasses import dataclass, replace
