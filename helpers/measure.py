@@ -40,6 +40,7 @@ LADDER = {
     "default initialisation": replace(COURSE, dirac_init=False),
     "with Muon": replace(COURSE, muon=MUON_LR),
     "with Muon, half its LR": replace(COURSE, muon=MUON_LR / 2),
+    "with Muon, twice its LR": replace(COURSE, muon=2 * MUON_LR),
 }
 
 
