@@ -114,6 +114,15 @@ def close(found: Any, other: Any) -> bool:
     return a.shape == b.shape and np.allclose(a, b, atol=1e-5)
 
 
+def two(found: Any, names: str) -> tuple:
+    """The two values that a function returns; names: what they are called, as in "mean, std"."""
+    try:
+        first, second = found
+    except (TypeError, ValueError):
+        raise Wrong(f"Two values are wanted: `return {names}`.") from None
+    return first, second
+
+
 def need_shape(found: Any, shape: tuple[int, ...], why: str) -> None:
     if np.shape(found) != shape:
         raise Wrong(f"The shape is {tuple(np.shape(found))}, not {shape}: {why}")
@@ -143,7 +152,7 @@ def check_statistics(function: Callable) -> str:
     """Mean and std per channel of images that differ in brightness."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 100, (6, 4, 5, 3)) + rng.integers(0, 150, (6, 1, 1, 3))
-    mean, std = (array(v) for v in function(images.astype(np.uint8)))
+    mean, std = map(array, two(function(images.astype(np.uint8)), "mean, std"))
     values = images.reshape(-1, 3) / 255
     need_shape(mean, (3,), "one mean for each channel is wanted.")
     need_shape(std, (3,), "one std for each channel is wanted.")
@@ -200,6 +209,12 @@ def check_cut_out(function: Callable) -> str:
         raise Wrong("The images you were given have changed: work on a copy.")
     need_shape(result, given.shape, "only values change.")
     holes = (result == 0).all(3).sum((1, 2))
+    if ((result != given).any(3).sum((1, 2)) == 64).all() and (holes < 64).any():
+        raise Wrong("The squares have the right size, but are not 0 in all three channels.")
+    around = given[1].copy()
+    around[1:9, 20:28] = 0
+    if np.array_equal(result[1], around):
+        raise Wrong("The squares lie around tops[i], lefts[i]: that is where they should begin.")
     if not (holes == 64).all():
         hint = "slice rows and columns of one image; channels come last."
         raise Wrong(f"{holes.tolist()} hidden pixels in the images, not 64 in each: {hint}")
@@ -224,6 +239,8 @@ def check_mended_steps(function: Callable) -> str:
     need_shape(results[0], (32, 32, 3), "crop back to 32x32.")
     shifts = np.array([result[16, 16, :2].astype(int) - 16 for result in results])
     if len(np.unique(shifts, axis=0)) == 1:
+        if any(isinstance(step, A.CenterCrop) for step in steps.transforms):
+            raise Wrong("No image moves: CenterCrop always takes the middle. Crop at random.")
         raise Wrong("Still no image moves. To what size must 32 pixels grow with 4 on each side?")
     for axis, low, high in zip(("down", "to the right"), shifts.min(0), shifts.max(0), strict=True):
         if (low, high) != (-4, 4):
@@ -237,7 +254,7 @@ def check_worker_start(function: Callable) -> str:
 
     def draws(start: Callable, seed: int) -> tuple[int, ...]:
         # A data set with a generator of its own: each new worker has a fresh copy of it.
-        dataset = SimpleNamespace(rng=np.random.default_rng(0))
+        dataset = SimpleNamespace(rng=np.random.default_rng(987654321))
         start(dataset, seed)
         return tuple(dataset.rng.integers(1000, size=8).tolist())
 
@@ -286,7 +303,7 @@ def check_receptive_field(function: Callable) -> str:
         ("two strides of 2", [strided, strided], (7, 4), "jumps multiply, they do not add"),
         ("dilation 2", [dilated], (5, 1), "a dilated kernel covers dilation * (k - 1) + 1"),
     ]:
-        found = tuple(function(layers))
+        found = two(function(layers), "size, jump")
         if found != right:
             raise Wrong(f"{name}: expected (size, jump) = {right}, got {found}. Rule: {rule}.")
     return "Strides, padding and dilation all count as they should."
@@ -324,15 +341,15 @@ def check_residual_stage(stage: type) -> str:
         hook.remove()
     if len(called) != 3:
         raise Wrong(f"Of three convolutions {len(called)} are called: both paths are needed.")
+    strides = [conv.stride[0] for conv, _ in called if conv.kernel_size == (3, 3)]
+    if strides != [2, 1]:
+        raise Wrong("The stride belongs to the first 3x3 convolution: the second keeps the size.")
     if len(set(behind.values())) != 3:
         raise Wrong("Each convolution wants a batch norm of its own, right behind it.")
     (first, second), (short,) = (
         [lambda x, conv=conv: behind[conv](conv(x)) for conv, _ in called if conv.kernel_size == k]
         for k in ((3, 3), (1, 1))
     )
-    strides = [conv.stride[0] for conv, _ in called if conv.kernel_size == (3, 3)]
-    if strides != [2, 1]:
-        raise Wrong("The stride belongs to the first 3x3 convolution: the second keeps the size.")
     main, shortcut = second(F.relu(first(x))), short(x)
     likely = {
         "There is a ReLU after the sum, which this stage lacks.": F.relu(main + shortcut),
@@ -361,6 +378,8 @@ def check_mended_counter(counter: Callable) -> str:
         raise Wrong("A net without shortcuts has changed too: 3x3, pool 2, 3x3 must give 8.")
     likely = {114: "Still 114: a shortcut's stride still changes the jump of the main path."}
     judge(counter(net), 64, "DavidNet has 64: leave out exactly the shortcut's layers.", likely)
+    if counter([conv, ("main", 1, 2), conv]) != 7:
+        raise Wrong("A 1x1 of the main path counts as well: ask for the branch, not the kernel.")
     if counter(net) != 64:
         raise Wrong("A second call gives another number: something is kept between the calls.")
     return "64, and the same at every call."

@@ -42,6 +42,9 @@ WRONG = {
         FIELD.format(body="size += (kernel - 1) * jump; jump *= stride"),
         FIELD.format(body="size += dilation * (kernel - 1) * jump; jump += stride - 1"),
         FIELD.format(body="size += dilation * kernel * jump; jump *= stride"),
+        FIELD.format(body="size += dilation * (kernel - 1) * jump; jump *= stride").replace(
+            "size, jump\n", "size\n"
+        ),
     ],
     "check_residual_stage": [
         STAGE.format(**GOOD | {"padding": 0}).replace("self.shortcut(x)", "0"),
@@ -64,6 +67,7 @@ WRONG = {
         ),
     ],
     "check_mended_counter": [
+        COUNTER.format(body="if kernel > 1: rf += (kernel - 1) * jump; jump *= stride"),
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride"),
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= 1 if kernel == 2 else stride"),
         COUNTER.format(
