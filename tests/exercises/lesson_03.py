@@ -25,6 +25,7 @@ WRONG = {
         "my_steep = lambda lr, loss: lr[np.argmax(np.gradient(loss, np.log(lr)))]",
         "my_steep = lambda lr, loss: np.argmin(np.gradient(loss, np.log(lr)))",
         "my_steep = lambda lr, loss: lr[np.argmin(np.gradient(loss))]",
+        "my_steep = lambda lr, loss: lr[np.argmin(np.diff(loss))]",
         "my_steep = lambda lr, loss: np.gradient(loss, np.log(lr))",
     ],
     "check_centred": [

@@ -35,17 +35,20 @@ WRONG = {
         TRIANGULAR.format(height="max(0, 1 - abs(t / half_cycle - 1))"),
         # whole half cycles only
         TRIANGULAR.format(height="1 - abs(t % (2 * int(half_cycle)) / int(half_cycle) - 1)"),
+        TRIANGULAR.format(height="1 - abs(t % int(2 * half_cycle) / half_cycle - 1)"),
     ],
     "check_peak_is_met": ["answer = 0.3", "answer = 842", "answer = 0.5", "answer = 842.5 / 2808"],
     "check_lambda_factor": [
         FACTOR.format("source_one_cycle(epoch)"),
         FACTOR.format("source_one_cycle(epoch) / 0.472"),
+        FACTOR.format("source_one_cycle(max(epoch - 1, 0)) / 0.0944"),
         FACTOR.format("triangular(epoch, 0.0944, 0.472, 5) / 0.0944"),
     ],
     "check_cut_budget": ["answer = 0", "answer = 0.2", "answer = 0.4 * 7 / 19", "answer = 0.25"],
     "check_annealing": [
         # rises
         ANNEAL.format("", "peak + (end - peak) * (1 + np.cos(np.pi * share)) / 2"),
+        ANNEAL.format("", "end + peak * (1 + np.cos(np.pi * share)) / 2"),
         # one step too slow
         ANNEAL.format(" + 1", "end + (peak - end) * (1 + np.cos(np.pi * share)) / 2"),
         # a straight line

@@ -61,6 +61,8 @@ WRONG = {
         SMOOTHED.format("smoothing / (classes - 1) * (1 - true)", "mean"),
         # taken away, given to nobody
         SMOOTHED.format("0", "mean"),
+        # the true class without its share
+        SMOOTHED.format("smoothing / classes * (1 - true)", "mean"),
         # summed over the batch
         SMOOTHED.format("smoothing / classes", "sum"),
         # forgotten
@@ -83,6 +85,12 @@ WRONG = {
         FROZEN.format("id(p) not in moved"),
         # no gradient yet is not frozen
         FROZEN.format("p.grad is None"),
+        # the first group only
+        FROZEN.format("id(p) not in moved").replace(
+            "for group in optimizer.param_groups for p in group",
+            "for p in optimizer.param_groups[0]",
+        ),
+        FROZEN.format("id(p) not in moved").replace("[name for", "[p for"),
         # equal values, not the same tensor
         """
 def find_frozen(net, optimizer):
@@ -102,6 +110,12 @@ def find_frozen(net, optimizer):
         STEP.replace("(x @ w.T, y)", '(x @ w.T, y, reduction="sum")'),
         # no weight decay
         STEP.replace(" + weight_decay * w.detach()", ""),
+        # the velocity is not returned
+        STEP.replace("lr * velocity, velocity", "lr * velocity"),
+        # the decay beside the momentum, not in it
+        STEP.replace(" + weight_decay * w.detach()", "").replace(
+            "lr * velocity, velocity", "lr * (velocity + weight_decay * w.detach()), velocity"
+        ),
         # the old velocity is lost
         STEP.replace("momentum * velocity + ", ""),
     ],

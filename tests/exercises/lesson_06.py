@@ -70,6 +70,16 @@ def my_ece(confidence, correct, bins):
     gaps = [abs(confidence[index == b].mean() - correct[index == b].mean()) for b in set(index)]
     return np.mean(gaps)
 """,
+        # the upper edges belong to the next bin
+        """
+def my_ece(confidence, correct, bins):
+    index, total = (confidence * bins).astype(int), 0.0
+    for b in range(bins):
+        if (inside := index == b).any():
+            gap = abs(confidence[inside].mean() - correct[inside].mean())
+            total += gap * inside.mean()
+    return total
+""",
         # gaps cancel
         """
 def my_ece(confidence, correct, bins):

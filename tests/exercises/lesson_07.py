@@ -53,6 +53,11 @@ WRONG = {
         SHARD.format(
             seed="epoch", places="rank * (count // ranks) : (rank + 1) * (count // ranks)"
         ),
+        # another order, but no shuffled one
+        """
+def shard(count, rank, ranks, epoch):
+    return np.roll(np.arange(count), epoch)[rank::ranks]
+""",
         # all for one
         """
 def shard(count, rank, ranks, epoch):
@@ -84,6 +89,7 @@ def shard(count, rank, ranks, epoch):
             {"reduction": "mean", "by": "1"},
             {"reduction": "mean", "by": "3"},
             {"by": "1"},
+            {"reduction": "mean", "by": "len(y) * most"},
             {"count": "len(y) // most * most"},
             {"last": "loss.backward(); model.weight.data -= 0.1 * model.weight.grad"},
         )
