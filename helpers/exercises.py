@@ -646,7 +646,7 @@ def check_smoothed_loss(function: Callable) -> str:
     if close(found, 0.8 * plain):
         raise Wrong("The true class lost 0.2, but nobody got it: targets must add up to 1.")
     if close(found, twice):
-        raise Wrong("The true class misses its own share of the 0.2: 0.8 + 0.05, so that all sum to 1.")
+        raise Wrong("The true class gets its share of the 0.2 as well, 0.8 + 0.05: all sum to 1.")
     if close(found, others):
         raise Wrong("0.2 is shared by all classes, the true one included: 0.2 / 4 each, not / 3.")
     if not close(found, right):

@@ -88,10 +88,11 @@ def test_addresses_of_prose(tmp_path: Path):
 
 def test_check_names_what_is_gone_and_where(site: str, tmp_path: Path, capsys):
     page = tmp_path / "a.md"
-    page.write_text(f"{site}/404 {site}/403 {site}/200 https://github.com/OWNER/REPO")
+    skipped = "https://github.com/OWNER/REPO http://192.168.1.10:8000/x"
+    page.write_text(f"{site}/404 {site}/403 {site}/200 {skipped}")
     assert links.check([page], tries=1) == 1
     shown = capsys.readouterr().out
     assert f"gone: answers 404\n  {site}/404\n  in a.md" in shown
-    assert "3 addresses: 1 gone, 1 unsure; 1 with OWNER/REPO" in shown
+    assert "3 addresses: 1 gone, 1 unsure; 2 not asked" in shown
     page.write_text(f"{site}/403 {site}/200")
     assert links.check([page], tries=1) == 0
