@@ -51,7 +51,7 @@ def data_source(text):
     """argparse type: auto, shapes, cifar10 or folder:PATH, where PATH holds train/ and test/."""
     if not text.startswith("folder:"):
         return a_source(text)
-    path = Path(text[7:]).expanduser().resolve()  # a kernel works elsewhere
+    path = Path(os.path.expanduser(text[7:])).resolve()  # a kernel works elsewhere
     if not ((path / "train").is_dir() and (path / "test").is_dir()):
         wanted = "a folder with train/<class>/ and test/<class>/ of images"
         raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}")
@@ -235,6 +235,8 @@ def measure(options, rest):
     folder = make_folder(options.out or results.FOLDER)
     size = options.width or 64, options.seeds, options.epochs
     data = load_or_say(options.data, 5000 if options.ladder else 0, options.limit)
+    if data.name != "cifar10" and folder.resolve() == results.FOLDER:
+        raise CourseError(f"{results.FOLDER} is for CIFAR-10: name another folder, --out DIR")
     names = ["course"] if options.ladder else options.recipe
     chosen = [getattr(recipes, name.upper()) for name in names]
     for recipe in chosen:
@@ -276,6 +278,9 @@ def main(arguments=None):
         return globals()[options.command](options, rest)
     except CourseError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that is gone
+        print(f"A file cannot be read or written: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)

@@ -8,9 +8,11 @@ Both end in normalised floats, (3,32,32) and (B,3,32,32): (value / 255 - mean) /
 import copy
 import math
 import multiprocessing
+import operator
 import os
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -202,6 +204,20 @@ class BatchAugment:
         return x
 
 
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn within, torch, numpy and random go on afterwards as if it were not."""
+    states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
+    if torch.backends.mps.is_available():
+        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        for restore, state in states:
+            restore(state)
+
+
 @dataclass(eq=False, repr=False)
 class Batches:
     """(x float (B,3,32,32), y int64 (B,)) on `device`, from images that lie there as uint8.
@@ -226,6 +242,7 @@ class Batches:
                 f"{len(self.image_set)} images, batch_size {self.batch_size}, drop_last "
                 f"{self.drop_last}: not one batch. Take a batch_size from 1 up to the image count."
             )
+        self.seed = operator.index(self.seed)  # of numpy: torch takes plain ones only
         self.images = torch.tensor(np.ascontiguousarray(self.image_set.images), device=self.device)
         self.labels = torch.tensor(self.image_set.labels, device=self.device)
         if self.augment:

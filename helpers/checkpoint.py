@@ -25,8 +25,9 @@ def settings(run, train, seed: int) -> dict:
     """What has to be equal for a checkpoint to belong to this run."""
     shapes = {name: list(tensor.shape) for name, tensor in run.model.state_dict().items()}
     data = getattr(train, "digest", None)  # an ImageSet has one, a loader has none
+    scale = [[float(v) for v in getattr(train, name, None) or ()] for name in ("mean", "std")]
     choices = {"recipe": asdict(run.recipe), "epochs": run.epochs, "steps": run.steps, "seed": seed}
-    return choices | {"data": data, "model": shapes}
+    return choices | {"data": data, "mean and std": scale, "model": shapes}
 
 
 def state(run, settings: dict) -> dict:

@@ -23,9 +23,10 @@ SIZE, HOLDOUT = 32, 5000
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, in 0..1, of (N,H,W,3) uint8 images."""
+    """Mean and standard deviation per channel, in 0..1, of (N,H,W,3) uint8 images; the deviation
+    of a channel that is the same everywhere counts as 1, so that one can divide by it."""
     mean, std = cv2.meanStdDev(images.reshape(len(images), -1, 3))  # without a float copy of all
-    return tuple((mean.ravel() / 255).tolist()), tuple((std.ravel() / 255).tolist())
+    return tuple((mean.ravel() / 255).tolist()), tuple(s / 255 or 1.0 for s in std.ravel().tolist())
 
 
 @dataclass(eq=False, repr=False)
@@ -57,6 +58,8 @@ class ImageSet:
         if n and not (0 <= self.labels.min() <= self.labels.max() < len(self.classes)):
             raise ValueError(f"labels must be in 0..{len(self.classes) - 1}, one for each class")
         if self.mean is None or self.std is None:
+            if not n:
+                raise ValueError("no images, and neither mean nor std to normalise others with")
             mean, std = channel_statistics(self.images)
             self.mean, self.std = self.mean or mean, self.std or std
 
@@ -136,7 +139,7 @@ def load(
     many. `seed` determines the shapes; the choice of images is the same whatever the seed.
     Raises ValueError (sizes that do not fit), folder.FolderError and download.DownloadError.
     """
-    root = Path(root or os.environ.get("COURSE_DATA_ROOT") or DATA_ROOT).expanduser()
+    root = Path(os.path.expanduser(root or os.environ.get("COURSE_DATA_ROOT") or DATA_ROOT))
     if source == "auto":
         try:
             return load("cifar10", root, holdout, limit)

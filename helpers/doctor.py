@@ -18,7 +18,7 @@ from helpers.environment import ROOT, CourseError
 def report() -> str:
     """The text for the issue form, a line each."""
     free = shutil.disk_usage(str(ROOT)).free / 1e9
-    data = Path(os.environ.get("COURSE_DATA_ROOT") or ROOT / "data").expanduser()
+    data = Path(os.path.expanduser(os.environ.get("COURSE_DATA_ROOT") or str(ROOT / "data")))
     here = (data / "cifar-10-batches-py" / "test_batch").is_file()
     cifar = f"in {data}" if here else f"not in {data}: fetched at first use (170 MB)"
     rows = {

@@ -34,7 +34,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         CourseError: `out` lies in the course's own folders, is a file, or holds something already.
     """
-    out = out.expanduser().resolve()
+    out = Path(os.path.expanduser(out)).resolve()
     if out == ROOT or any(out.is_relative_to(ROOT / f) for f in ("notebooks", "helpers", "tests")):
         raise CourseError(f"{out} belongs to the course itself: name a new folder.")
     if out.is_file():

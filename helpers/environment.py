@@ -66,6 +66,17 @@ class CourseError(Exception):
     """What went wrong and what to do about it, for the reader of the terminal; no traceback."""
 
 
+def write_whole(path: Path, content) -> None:
+    """Write text or bytes; whatever happens, the file is the old one or the whole new one."""
+    part = path.with_name("." + path.name + ".part")
+    try:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        os.replace(str(part), str(path))
+    finally:
+        if part.exists():
+            part.unlink()
+
+
 def check_python() -> None:
     """Raise CourseError unless this Python is one the packages support."""
     if not packages.supported():

@@ -124,6 +124,8 @@ def confusion(true, predicted, classes: Sequence[str] | None = None) -> np.ndarr
 
     true, predicted: (N,) integers; classes: their names; default: as many as occur.
     """
+    if not len(true):
+        raise ValueError("no labels to count")
     both = np.stack([true, predicted]).astype(np.int64, casting="same_kind")  # refuses floats
     low, high = both.min(), both.max()
     count = high + 1 if classes is None else len(classes)
@@ -170,6 +172,8 @@ class Reliability:
 
 def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
     """Does 80 % sure mean 80 % right? Bins (low, high] of equal width (Guo et al. 2017)."""
+    if bins < 1:
+        raise ValueError(f"bins={bins}: expected 1 or more")
     inner_edges = torch.linspace(0, 1, bins + 1)[1:-1]
     index = torch.bucketize(predictions.confidence, inner_edges)
     counts, sure, right = (
@@ -196,7 +200,7 @@ def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.n
         )
     if severity == 0:
         return images.copy()
-    amount = CORRUPTIONS[kind][severity - 1]
+    amount = CORRUPTIONS[kind][int(severity) - 1]
     if kind == "blur":
         return np.stack([cv2.GaussianBlur(image, (0, 0), amount) for image in images])
     x = images.astype(np.float32)

@@ -1,5 +1,6 @@
 """A folder of your own pictures: train/<class>/* and test/<class>/*, checked and converted."""
 
+import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ class FolderError(ValueError):
 
 def source(path: Path, size: int, tally: Counter) -> tuple:
     """The folder's pictures as `data.load` takes them; `tally`: what reading them converted."""
-    classes, files = list_pictures(path.expanduser())
+    classes, files = list_pictures(Path(os.path.expanduser(path)))
 
     def part(pictures: list[tuple[Path, int]]) -> tuple:
         def read(indices: np.ndarray) -> tuple[np.ndarray, None]:
@@ -61,7 +62,11 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
 def _entries(folder: Path, top: Path) -> list[Path]:
     found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in UNASKED]
     for entry in found:
-        if not entry.resolve().is_relative_to(top):
+        try:
+            inside = entry.resolve().is_relative_to(top)
+        except (OSError, RuntimeError) as error:  # a link that leads round in a circle
+            raise FolderError(f"{entry} is a link that leads nowhere: remove it") from error
+        if not inside:
             raise FolderError(f"{entry} is a link that leads outside {top}: copy it there instead")
     return sorted(found, key=lambda entry: entry.name)
 

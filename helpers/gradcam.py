@@ -176,6 +176,11 @@ def deletion_curve(
     fall faster than the same map shifted, or a random one.
 
     Hidden pixels are 0, the data's mean colour; equal values go in random order, set by `seed`."""
+    if maps.shape != (len(x), *x.shape[2:]) or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(
+            f"expected maps {(len(x), *x.shape[2:])}, as large as the images, and shares 0..1, got"
+            f" {tuple(maps.shape)} and {list(shares)}"
+        )
     generator = torch.Generator().manual_seed(seed)
     tie = torch.rand(maps[0].numel(), generator=generator).argsort().to(maps.device)
     order = tie[maps.flatten(1)[:, tie].argsort(dim=1, descending=True, stable=True)]

@@ -109,7 +109,8 @@ def load_or_say(source: str, holdout: int = HOLDOUT, limit: int | None = None) -
 
 def join_processes() -> torch.device:
     """Meet the other processes where torchrun started this one; the device to work on."""
-    many, local = "RANK" in os.environ, int(os.environ.get("LOCAL_RANK", 0))
+    many = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    local = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
         if local >= (gpus := torch.cuda.device_count()):
             raise CourseError(f"{gpus} GPU(s) on this machine: --nproc-per-node={gpus} at most")

@@ -5,16 +5,16 @@ All training happens on copies, so looking for an LR changes nothing in the trai
 
 import copy
 import math
+import operator
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.augment import check_repeatable
+from helpers.augment import check_repeatable, random_state_kept
 from helpers.evaluation import Predictions, predict
 
 RULES = ("steep", "valley", "minimum", "slide", "accuracy")
@@ -168,16 +168,16 @@ def lr_range_test(
     Works on copies, of the data too, and restores the RNG, whatever happens; refuses with
     ValueError what cannot be copied or restored.
     """
-    seeds = tuple(seeds)
+    seeds = tuple(map(operator.index, seeds))
     if not 0 < start_lr < end_lr < math.inf or mode not in ("exp", "linear"):
         raise ValueError(
             f"start_lr = {start_lr}, end_lr = {end_lr}, mode = {mode!r}: expected "
             "0 < start_lr < end_lr and mode 'exp' or 'linear'"
         )
-    if steps < 2 or every < 1 or diverge <= 1 or not seeds:
+    if steps < 2 or every < 1 or diverge <= 1 or not seeds or min(seeds) < 0:
         raise ValueError(
             f"steps = {steps}, every = {every}, diverge = {diverge}, seeds = {seeds}: expected "
-            "2 steps or more, every from 1, diverge above 1, and a seed or more"
+            "2 steps or more, every from 1, diverge above 1, and a seed from 0 on, or several"
         )
     check_repeatable("batches", batches)
     check_repeatable("val", val)
@@ -187,7 +187,7 @@ def lr_range_test(
 
     lrs = (np.geomspace if mode == "exp" else np.linspace)(start_lr, end_lr, steps)
     loss, accuracy = np.full((2, len(seeds), steps), np.nan)
-    with _rng_restored(), torch.enable_grad():
+    with random_state_kept(), torch.enable_grad():
         for i, seed in enumerate(seeds):
             memo = {}
             try:
@@ -254,16 +254,3 @@ def _seed_all(seed: int, objects: Iterable) -> None:
         elif hasattr(item, "set_epoch") and hasattr(item, "seed"):  # Batches, DistributedSampler
             item.seed = seed
             item.set_epoch(0)
-
-
-@contextmanager
-def _rng_restored() -> Iterator[None]:
-    states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
-    if torch.backends.mps.is_available():
-        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        for restore, state in states:
-            restore(state)

@@ -23,7 +23,7 @@ from helpers.environment import CourseError
 from helpers.models import DavidNet, SpeedNet
 from helpers.recipes import COURSE, SOURCE, SPEEDRUN, Recipe
 from helpers.results import FOLDER, origin, reached, save, settings, sha256
-from helpers.training import fit
+from helpers.training import fit, rank_and_processes
 
 # The course without one of its changes at a time, the recipe of 2020, and a change not yet in it.
 MUON_LR = SPEEDRUN.with_batch(COURSE.batch_size).muon
@@ -54,11 +54,21 @@ def new_net(recipe: Recipe, data: Data, width: int) -> DavidNet | SpeedNet:
 
 
 def check_batch(recipe: Recipe, data: Data, advice: str = "another recipe") -> None:
-    """CourseError, before anything long, where an epoch would have no whole batch."""
+    """CourseError, before anything long, where an epoch would have no whole batch, or its last
+    batch too few images for all processes."""
     if recipe.drop_last and len(data.train) < recipe.batch_size:
         raise CourseError(
             f"{len(data.train)} training images do not fill one batch of {recipe.batch_size}: take "
             f"{advice}, or more images."
+        )
+    last, processes = (
+        len(data.train) % recipe.batch_size or recipe.batch_size,
+        rank_and_processes()[1],
+    )
+    if min(recipe.batch_size if recipe.drop_last else last, recipe.batch_size) < processes:
+        raise CourseError(
+            f"{processes} processes cannot share a batch of {last} images: take another "
+            "--batch-size, or fewer processes"
         )
 
 
@@ -127,7 +137,7 @@ def stored_runs(path: Path, wanted: dict) -> list[dict]:
     """The runs in a file; CourseError where they were made with other settings or elsewhere."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        here, runs = origin()["device"], found["runs"]
+        here, devices = origin()["device"], {run["device"] for run in found["runs"]}
     except (ValueError, TypeError, KeyError) as error:
         raise CourseError(f"{path} is no results file ({error!r}): move it away") from error
     plain = json.loads(json.dumps(wanted))
@@ -137,9 +147,9 @@ def stored_runs(path: Path, wanted: dict) -> list[dict]:
             f"{path} holds runs with another {', '.join(differs)}: move it away, or measure into "
             "another folder, --out DIR"
         )
-    if any(run["device"] != here for run in runs):  # one file, one device: the tables name it
+    if devices - {here}:  # one file, one device: the tables name it
         raise CourseError(
-            f"{path} holds runs of {runs[0]['device']}, and this is {here}: move it away, or "
-            "measure into another folder, --out DIR"
+            f"{path} holds runs of {', '.join(devices - {here})}, and this is {here}: move it "
+            "away, or measure into another folder, --out DIR"
         )
-    return runs
+    return found["runs"]

@@ -36,7 +36,7 @@ class Muon(torch.optim.SGD):
             state["momentum_buffer"] = torch.zeros_like(weight)
         buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
         direction = gradient.add(buffer, alpha=momentum) if group["nesterov"] else buffer
-        weight.mul_(len(weight) ** 0.5 / weight.norm())
+        weight.mul_(len(weight) ** 0.5 / weight.norm().clamp_min(1e-7))
         weight.sub_(orthogonal(direction.flatten(1)).view(weight.shape), alpha=group["lr"])
 
 

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from helpers.environment import CourseError
+from helpers.environment import CourseError, write_whole
 
 
 @dataclass
@@ -134,6 +134,4 @@ def _plain(text: str) -> str:
 
 def write(path: Path, notebook: NotebookNode) -> None:
     """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    nbformat.write(notebook, part)
-    os.replace(part, path)
+    write_whole(path, nbformat.writes(notebook).rstrip("\n") + "\n")

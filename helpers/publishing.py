@@ -17,7 +17,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from helpers import environment
-from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, ROOT, CourseError
+from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, ROOT, CourseError, write_whole
 from helpers.notebooks import Outcome, execute_all, read, write
 
 HELPERS = ROOT / "helpers"
@@ -89,7 +89,7 @@ def save_images(notebook: NotebookNode, folder: Path) -> list[str]:
             if tag.startswith("image:"):
                 names.append(tag.removeprefix("image:") + ".png")
                 folder.mkdir(exist_ok=True)
-                (folder / names[-1]).write_bytes(base64.b64decode(next(filter(None, pngs))))
+                write_whole(folder / names[-1], base64.b64decode(next(filter(None, pngs))))
     return names
 
 
@@ -191,7 +191,7 @@ def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
                 notebook.metadata["course"]["digest"] = code_digest(notebook)
             lessons[path] = notebook
     for path, text in prose.items():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     for path, notebook in lessons.items():
         write(path, notebook)
     return [path.name for path in [*prose, *lessons]]
@@ -208,7 +208,7 @@ def write_fact(name: str, new: str, root: Path = ROOT) -> list[str]:
 
     changed = edit_all(lambda text: edit(text, *FACTS[name]), root)
     own = root / "helpers" / "environment.py"  # last: what it names is what a next call looks for
-    own.write_text(edit(own.read_text("utf-8"), f'\n{name} = "{{}}"'), "utf-8")
+    write_whole(own, edit(own.read_text("utf-8"), f'\n{name} = "{{}}"'))
     return [*changed, own.name]
 
 

@@ -8,6 +8,8 @@ COURSE.lr(step, steps_per_epoch, 5) # five epochs instead of 24: the same curve,
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from helpers.schedules import piecewise_linear, source_one_cycle
 
 
@@ -34,6 +36,13 @@ class Recipe:
     cutout: int  # side in pixels of the square hole; 0: none
     drop_last: bool  # leave out the last, partial batch of an epoch
     dirac_init: bool  # 3x3 convolutions start as the identity on their first input channels
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(
+                value, np.generic
+            ):  # an element of np.geomspace, say: files hold plain ones
+                object.__setattr__(self, name, value.item())
 
     def lr(self, step: int, steps_per_epoch: int, epochs: int | None = None) -> float:
         """LR of step 0 to epochs * steps_per_epoch - 1; any other step raises ValueError.

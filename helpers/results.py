@@ -19,7 +19,7 @@ import torch
 from scipy.special import stdtrit
 
 from helpers.data import Data
-from helpers.environment import ROOT, CourseError
+from helpers.environment import ROOT, CourseError, write_whole
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, SPEEDRUN, Recipe
@@ -58,7 +58,7 @@ def settings(
         "profile": profile,
         "width": width,
         "epochs": epochs or recipe.epochs,
-        "data": data.name,
+        "data": data.name + f" {data.train.digest[:12]}" * (data.name == "folder"),
         "training_images": len(data.train),
         "evaluated_on": "test" if data.val is None else "held-out",
     }
@@ -85,9 +85,7 @@ def origin() -> dict:
 def save(path: Path, content: dict) -> None:
     """Write a results file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    fresh.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def sha256(path: Path) -> str:
@@ -97,8 +95,11 @@ def sha256(path: Path) -> str:
 def measured(name: str, folder: Path = FOLDER) -> list[dict]:
     """The results of a recipe, or the ladder: one for each width, the narrowest first."""
     paths = folder.glob(f"{name}-w*.json")
-    found = [json.loads(path.read_text("utf-8")) for path in paths]
-    return sorted(found, key=lambda content: content["width"])
+    try:
+        found = [json.loads(path.read_text("utf-8")) for path in paths]
+        return sorted(found, key=lambda content: content["width"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CourseError(f"A file of {name} in {folder} is damaged: fetch it again") from error
 
 
 def widest(name: str, folder: Path = FOLDER) -> dict | None:
@@ -218,5 +219,4 @@ def write_readme(path: Path = ROOT / "README.md", folder: Path = FOLDER) -> None
     _, end, after = rest.partition(BLOCK[1])
     if not end:
         raise CourseError(f"{path.name} has no place for results: {BLOCK[0]} ... {BLOCK[1]}")
-    text = f"{before}{BLOCK[0]}\n\n{tables(folder)}\n\n{BLOCK[1]}{after}"
-    path.write_text(text, "utf-8")
+    write_whole(path, f"{before}{BLOCK[0]}\n\n{tables(folder)}\n\n{BLOCK[1]}{after}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import index
 
 import numpy as np
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
 def _step(t: int, total: float = math.inf) -> int:
@@ -192,6 +192,8 @@ def _at(schedule: Callable[[int], float], t: int) -> float | None:
 
 def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     """LR and momentum of steps 0..total, the peak it was given, and its number of steps."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau follows the training: without it there are no LRs")
     scheduler = copy.deepcopy(scheduler)
     group = scheduler.optimizer.param_groups[0]
     read = lambda: (float(group["lr"]), group.get("momentum", group.get("betas", [None])[0]))
@@ -203,7 +205,7 @@ def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
         for _ in range(min(total, end)):
             try:
                 scheduler.step()
-            except ValueError:  # LambdaLR of a function that has no such step
+            except (ValueError, LookupError):  # LambdaLR of a function that has no such step
                 end = len(seen)
                 break
             seen.append(read())

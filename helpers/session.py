@@ -104,7 +104,7 @@ class Session:
 
         In the folder `COURSE_RUNS` names (on Colab, one in Drive outlives the machine), or `runs`.
         """
-        runs = Path(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs").expanduser()
+        runs = Path(os.path.expanduser(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs"))
         name = self.data.name  # pictures of your own: another folder needs another net
         name += f"-{self.data.train.digest[:8]}" if name == "folder" else ""
         return runs / f"{name}-{self.profile.name}-seed{self.seed}"

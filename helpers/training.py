@@ -5,10 +5,12 @@ Read `Run.train_step` first (one batch), then `Run.train_epoch` (when to look at
 """
 
 import copy
+import operator
+import random
 import time
 import traceback
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from helpers import checkpoint
-from helpers.augment import AugmentedImages, BatchAugment, Batches, check_repeatable, seed_transform
+from helpers.augment import (
+    AugmentedImages,
+    BatchAugment,
+    Batches,
+    check_repeatable,
+    random_state_kept,
+    seed_transform,
+)
 from helpers.data import ImageSet
 from helpers.evaluation import device_of, eval_mode, predict
 from helpers.muon import Muon
@@ -66,7 +75,9 @@ def fit(
     with label smoothing) and accuracy (0..1) over the epoch's training batches; val_loss,
     val_accuracy (None without val); seconds (of training).
 
-    Leaves torch's random state as found and, where it raises, the weights too. Raises:
+    A net that was trained before goes on from its weights: `dirac_init` is for fresh ones, whose
+    batch norms have seen no image. Leaves the random state of torch, numpy and random as found
+    and, where it raises, the model too. Raises:
         ValueError, TypeError: before anything is trained, for arguments that do not fit together.
         NonFiniteLoss: with the first bad step, its LR and what to try.
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
@@ -77,16 +88,22 @@ def fit(
     home, out = device_of(model), None if out is None else Path(out)
     device = home if device is None else torch.device(device)
     recipe = recipe if batch_size is None else recipe.with_batch(batch_size)
-    epochs = recipe.epochs if epochs is None else epochs
+    epochs = operator.index(recipe.epochs if epochs is None else epochs)
+    seed = operator.index(seed)
+    if seed < 0:
+        raise ValueError(f"seed {seed}: expected a whole number from 0 on")
     batches = as_batches(train, recipe, device, seed)
     if not isinstance(val, ImageSet):
         check_repeatable("val", val)
     if epochs < 1 or len(batches) < 1:
         raise ValueError(f"{epochs} epochs of {len(batches)} batches: expected 1 or more of both")
-    found = copy.deepcopy(model.state_dict())
+    found, gradients = copy.deepcopy(model.state_dict()), [p.grad for p in model.parameters()]
+    model.zero_grad()
     try:
-        with eval_mode(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with eval_mode(model), random_state_kept():
             run = Run(model, batches, recipe, epochs, device, compile)
+            for name, data in (("train", train), ("val", val)):
+                try_out(model, name, data)
             if out is not None:
                 settings = checkpoint.settings(run, train, seed)
                 checkpoint.begin(run, out, settings, resume)
@@ -110,7 +127,8 @@ def fit(
         model.zero_grad()
     except BaseException as error:
         model.load_state_dict(found)
-        model.to(home).zero_grad()
+        for parameter, gradient in zip(model.to(home).parameters(), gradients, strict=True):
+            parameter.grad = gradient
         if isinstance(error, KeyboardInterrupt) and out is not None:
             print("Interrupted. Resume it to go on from the last whole epoch in checkpoint.pt.")
         raise
@@ -133,7 +151,7 @@ class Run:
             self.half = torch.bfloat16 if native else torch.float16
             torch.backends.cudnn.benchmark = True  # tries ways to convolve, keeps the fastest
         model.to(device, memory_format=self.layout).train()
-        if recipe.dirac_init:
+        if recipe.dirac_init and is_fresh(model):
             dirac_(model)
         self.optimizer = (sgd if recipe.muon is None else muon)(model, recipe, device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
@@ -179,8 +197,6 @@ class Run:
         for i, batch in enumerate(self.batches):
             x, y, count = self.share(*batch, i)
             try:
-                if first + i == 0:
-                    predict(self.model, [(x, y)])  # says so where the net has too few outputs
                 loss, hits = self.train_step(x, y, first + i, count)
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)  # or they keep their tensors alive
@@ -259,8 +275,10 @@ class Run:
             return None, None
         if isinstance(val, ImageSet) and self.processes > 1:
             val = val.subset(np.arange(self.rank, len(val), self.processes))
-        found = predict(self.final, val)
-        sums = [found.loss * len(found), float(found.correct.sum()), len(found)]
+        sums = [0.0, 0.0, 0.0]
+        if not isinstance(val, ImageSet) or len(val):  # a share of few images can be empty
+            found = predict(self.final, val)
+            sums = [found.loss * len(found), float(found.correct.sum()), len(found)]
         loss, correct, images = sum_over_processes(sums, self.device)
         return loss / images, correct / images
 
@@ -284,15 +302,38 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
     return train
 
 
+def try_out(model: nn.Module, name: str, data) -> None:
+    """ValueError, before anything long, where the net has no output for a label of the data."""
+    if isinstance(data, ImageSet):
+        order = data.labels.argsort()
+        data = data.subset(order[:: max(len(order) - 1, 1)])  # the lowest and the highest label
+    elif data is not None:
+        x, y = next(iter(data), (None, None))
+        if x is None:
+            raise ValueError(f"{name} is empty: it gave no batch")
+        ends = torch.stack([y.argmin(), y.argmax()])
+        data = [(x[ends], y[ends])]
+    with suppress(torch.cuda.OutOfMemoryError):  # the first step says which batch would fit
+        if data is not None:
+            predict(model, data)
+
+
 def seed_epoch(batches, seed: int, epoch: int) -> None:
     """Begin each random stream of an epoch from seed and epoch, so that it can be done again."""
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
     torch.manual_seed(mixed)
+    np.random.seed(mixed)
+    random.seed(mixed)
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(epoch)
-    if isinstance(generator := getattr(batches, "generator", None), torch.Generator):
-        generator.manual_seed(mixed)
-    if isinstance(images := getattr(batches, "dataset", None), AugmentedImages):
+    whole = getattr(batches, "batch_sampler", None)
+    for owner in (batches, getattr(batches, "sampler", None), getattr(whole, "sampler", None)):
+        if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
+            generator.manual_seed(mixed)
+    images = getattr(batches, "dataset", None)
+    while hasattr(images, "dataset"):  # a Subset
+        images = images.dataset
+    if isinstance(images, AugmentedImages):
         seed_transform(images.transform, mixed)
 
 
@@ -342,11 +383,17 @@ def muon(model: nn.Module, recipe: Recipe, device: torch.device) -> Muon:
     return Muon(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
+def is_fresh(model: nn.Module) -> bool:
+    """No batch norm has seen an image; True as well for a net that has none."""
+    norms = (m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats)
+    return not any(norm.running_mean.any() for norm in norms)
+
+
 @torch.no_grad()
 def dirac_(model: nn.Module) -> None:
-    """Make each 3x3 convolution hand on its inputs unchanged as its first outputs."""
+    """Make each 3x3 convolution, without groups, hand on its inputs as its first outputs."""
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+        if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.groups) == ((3, 3), 1):
             weight = layer.weight[: layer.in_channels].zero_()
             weight[:, :, 1, 1].fill_diagonal_(1)  # at once: nn.init.dirac_ sets one by one
 

@@ -142,6 +142,16 @@ def test_two_processes_equal_one_that_normalises_each_share_alone(recipe, tmp_pa
     assert histories[0][-1]["val_loss"] == pytest.approx(found.loss, rel=1e-5)
 
 
+def test_a_process_without_held_out_images_takes_part_all_the_same(tmp_path):
+    recipe = replace(SMALL, epochs=1)
+    assert in_two_processes(tmp_path, recipe, pictures(), pictures(1)) == [0, 0]
+    rows = [torch.load(tmp_path / f"history{rank}.pt", weights_only=True)[0] for rank in range(2)]
+    model = net()
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert rows[0]["val_loss"] == rows[1]["val_loss"]
+    assert rows[0]["val_loss"] == pytest.approx(predict(model, pictures(1)).loss, rel=1e-5)
+
+
 def test_each_image_is_in_one_share_once_an_epoch():
     images = pictures(50)
     images.images[:, 0, 0, 0] = range(50)

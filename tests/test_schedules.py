@@ -208,8 +208,10 @@ def test_dry_run_of_torch_schedulers():
     assert dry_run(ExponentialLR(adam, 0.9), 5).lr == pytest.approx(
         [0.1 * 0.9**t for t in range(5)]
     )
-    with pytest.raises(TypeError, match="metrics"):  # it follows the losses of a training
+    with pytest.raises(ValueError, match="follows the training"):
         dry_run(ReduceLROnPlateau(sgd()), 5)
+    short = dry_run(LambdaLR(sgd(), lambda t: [1.0, 2.0, 3.0][t]), 5)
+    assert short.problems[0] == "wrong step count: the schedule has 3 steps, the training 5"
     with pytest.raises(TypeError, match="integer"):
         one_cycle(0, 9.5, 1.0)
 

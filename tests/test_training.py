@@ -201,6 +201,28 @@ def test_dirac_init_hands_the_inputs_on():
     torch.testing.assert_close(narrow(x), x[:, :4])
 
 
+def test_dirac_init_leaves_grouped_convolutions_and_trained_nets_alone():
+    grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False)
+    before = grouped.weight.clone()
+    training.dirac_(nn.Sequential(grouped))
+    assert torch.equal(grouped.weight, before)
+
+    model, still = net(), replace(SMALL, peak=1e-9, ema=None)
+    fit(model, pictures(), recipe=SMALL, verbose=False)
+    trained = weights(model)
+    fit(model, pictures(), recipe=still, epochs=1, verbose=False)
+    assert all(torch.allclose(p, trained[name]) for name, p in model.named_parameters())
+
+
+def test_muon_moves_a_convolution_that_starts_at_zero():
+    model = net()
+    first = model.stage1.shortcut[0].weight
+    first.data.zero_()
+    recipe = replace(SMALL, muon=0.1, dirac_init=False, epochs=1)
+    history = fit(model, pictures(), recipe=recipe, verbose=False)
+    assert np.isfinite(history[0]["loss"]) and first.isfinite().all() and first.any()
+
+
 def test_every_parameter_is_in_one_group_with_the_recipes_numbers():
     model = net()
     optimizer = training.sgd(model, replace(COURSE, bias_lr=64), torch.device("cpu"))
@@ -257,6 +279,37 @@ def test_bad_arguments_say_what_to_do():
         with pytest.raises(ValueError, match="knows classes 0 to 2, the labels run from 0 to 3"):
             fit(few, train, recipe=SMALL, verbose=False)
         assert same(few, before)
+
+
+def test_mistakes_leave_the_earlier_run_in_the_folder_alone(tmp_path):
+    fit(net(), pictures(), recipe=SMALL, epochs=1, out=tmp_path, verbose=False)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    few = pictures(classes=2)
+    for model, train, val, seed, told in [
+        (DavidNet(4, classes=3), pictures(), None, 0, "knows classes 0 to 2"),
+        (DavidNet(4, classes=2), few, pictures(), 0, "knows classes 0 to 1"),
+        (DavidNet(4, classes=2), few, batches(), 0, "knows classes 0 to 1"),
+        (net(), pictures(), [], 0, "val is empty"),
+        (net(), pictures(), None, -1, "seed -1"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            fit(model, train, val, recipe=SMALL, seed=seed, out=tmp_path, verbose=False)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_an_error_leaves_gradients_and_random_states_as_they_were():
+    model = net()
+    model(batches()[0][0]).sum().backward()
+    found = [(p.grad, p.grad.clone()) for p in model.parameters()]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    draw = lambda: (random.random(), np.random.rand(), torch.rand(1).item())
+    expected = draw()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with pytest.raises(NonFiniteLoss):
+        fit(model, pictures(), recipe=replace(SMALL, peak=1e30), verbose=False)
+    assert draw() == expected
+    for parameter, (gradient, value) in zip(model.parameters(), found, strict=True):
+        assert parameter.grad is gradient and torch.equal(gradient, value)
 
 
 @pytest.mark.parametrize("bad", [0, 4])
@@ -471,7 +524,7 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
         def __iter__(self):
             self.passes += 1
             for number, batch in enumerate(super().__iter__()):
-                if self.passes == 2 and number == 1:
+                if self.passes == 3 and number == 1:  # the first pass tries one batch
                     raise KeyboardInterrupt
                 yield batch
 
@@ -483,6 +536,72 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     assert same(model, before)
     history = fit(model, batches(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
     assert same(model, expected) and [epoch["epoch"] for epoch in history] == [1, 2, 3]
+
+
+def test_numbers_of_numpy_are_as_good_as_plain_ones(tmp_path):
+    recipe = replace(SMALL, peak=np.geomspace(0.01, 0.04, 3)[1], ema=np.float32(0.5))
+    more = {"recipe": recipe, "out": tmp_path, "verbose": False, "seed": np.int64(3)}
+    first = fit(net(), pictures(), epochs=np.int64(2), **more)
+    assert fit(net(1), pictures(), epochs=2, resume=True, **more) == first
+
+
+class Drawing(torch.utils.data.Dataset):
+    """Images that each library's global generator changes a little."""
+
+    def __len__(self):
+        return 70
+
+    def __getitem__(self, i):
+        noise = np.random.rand() + random.random()
+        return torch.full((3, 32, 32), i / 70) + 0.1 * noise + 0.1 * torch.rand(3, 32, 32), i % 4
+
+
+@pytest.mark.parametrize("kind", ["sampler", "weighted", "batch sampler", "subset", "globals"])
+def test_a_fresh_loader_resumes_to_the_same_bits(kind, tmp_path):
+    utils = torch.utils.data
+
+    def loader():
+        generator = torch.Generator().manual_seed(5)
+        data = utils.TensorDataset(*(torch.cat(part) for part in zip(*batches(), strict=True)))
+        if kind == "sampler":
+            return utils.DataLoader(
+                data, 32, sampler=utils.RandomSampler(data, generator=generator)
+            )
+        if kind == "weighted":
+            sampler = utils.WeightedRandomSampler([1.0] * 84, 84, generator=generator)
+            return utils.DataLoader(data, 32, sampler=sampler)
+        if kind == "batch sampler":
+            sampler = utils.RandomSampler(data, generator=generator)
+            return utils.DataLoader(data, batch_sampler=utils.BatchSampler(sampler, 32, False))
+        if kind == "subset":
+            augmented = image_loader(
+                pictures(), train_transform((0.5,) * 3, (0.2,) * 3), 32
+            ).dataset
+            return utils.DataLoader(utils.Subset(augmented, range(80)), 32)
+        return utils.DataLoader(Drawing(), 32)
+
+    expected, model = net(), net()
+    fit(expected, loader(), recipe=SMALL, verbose=False)
+    saved, save = [], checkpoint.save
+
+    def die(folder, state):
+        save(folder, state)
+        saved.append(state)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", die)
+        fit(model, loader(), recipe=SMALL, out=tmp_path, verbose=False)
+    fit(model, loader(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
+    assert same(model, expected)
+
+
+def test_another_normalisation_is_another_run(tmp_path):
+    fit(net(), pictures(), recipe=SMALL, epochs=1, out=tmp_path, verbose=False)
+    other = replace(pictures(), mean=(0.0,) * 3)
+    with pytest.raises(CheckpointError, match="mean and std"):
+        fit(net(), other, recipe=SMALL, epochs=1, out=tmp_path, resume=True, verbose=False)
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):
@@ -503,7 +622,7 @@ def stopped(tmp_path):
 
         def __iter__(self):
             self.passes += 1
-            if self.passes == 3:
+            if self.passes == 4:  # the first pass tries one batch
                 raise KeyboardInterrupt
             return super().__iter__()
 
