@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,26 @@ def test_an_image_set_refuses_what_does_not_fit(change, message):
     fields = {"images": good.images, "labels": good.labels, "classes": good.classes} | change
     with pytest.raises(ValueError, match=message):
         ImageSet(**fields)
+
+
+def test_a_constant_channel_can_be_divided_by():
+    """As scikit-learn's StandardScaler does it."""
+    red = np.zeros((6, 32, 32, 3), dtype=np.uint8)
+    red[:3, ..., 0] = 255
+    images = ImageSet(red, np.zeros(6, dtype=np.int64), ("red",))
+    assert images.mean == (0.5, 0, 0) and images.std == (0.5, 1, 1)
+
+
+def test_no_images_need_statistics_from_elsewhere():
+    none = small_set().subset(np.arange(0))
+    assert len(none) == 0 and none.mean == small_set().mean
+    with pytest.raises(ValueError, match="no images, and neither mean nor std"):
+        replace(none, mean=None)
+
+
+def test_a_home_that_nobody_has_is_just_a_folder_that_is_not_there():
+    with pytest.raises(FolderError, match="nobody-here.* is not a folder"):
+        load("folder:~nobody-here/pictures")
 
 
 # The shapes, and what load does with any source
@@ -364,6 +385,8 @@ def broken(name, link):
             case "link outside":
                 picture(top.parent / "outside.png")
                 link(top.parent / "outside.png", cat / "link.png")
+            case "link to itself":
+                link(cat / "link.png", cat / "link.png")
             case "train outside":
                 os.rename(top / "train", top.parent / "elsewhere")
                 link(top.parent / "elsewhere", top / "train")
@@ -387,6 +410,7 @@ def broken(name, link):
         ("16 bits", "05.png cannot be read .*expected 8 bits"),
         ("huge", "05.png cannot be read .*decompression bomb"),
         ("link outside", "link.png is a link that leads outside"),
+        ("link to itself", "link.png is a link that leads nowhere|link.png cannot be read"),
         ("train outside", "train is a link that leads outside"),
     ],
 )

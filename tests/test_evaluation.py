@@ -216,6 +216,13 @@ def test_reliability_equals_scikit_learn(guesses):
     assert curve.ece == pytest.approx(ece, abs=1e-6)
 
 
+def test_counting_nothing_or_in_no_bins_is_refused(guesses):
+    with pytest.raises(ValueError, match="bins=0: expected 1 or more"):
+        ev.reliability(guesses, bins=0)
+    with pytest.raises(ValueError, match="no labels to count"):
+        ev.confusion([], [])
+
+
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     """As in Guo et al. 2017 and scikit-learn."""
     curve = ev.reliability(ev.Predictions(torch.zeros(3, 2), torch.tensor([0, 0, 1])), bins=2)
@@ -280,6 +287,7 @@ def test_corrupt_refuses_what_it_does_not_know():
     for bad in ((images, "fog", 1), (images, "blur", 6), (images / 255, "blur", 1)):
         with pytest.raises(ValueError, match="severity 0 to 5"):
             ev.corrupt(*bad)
+    assert np.array_equal(ev.corrupt(images, "blur", 2.0), ev.corrupt(images, "blur", 2))
 
 
 def test_photo_is_upright_and_square_on_white(tmp_path):

@@ -307,6 +307,13 @@ def test_deletion_hides_the_highest_pixels_first():
     assert gc.deletion_curve(Corner(), x, maps, 1 - target, [0.5]).tolist() == [[0, 0]]
 
 
+def test_deletion_refuses_shares_and_maps_that_do_not_fit():
+    x, target = torch.ones(2, 3, 32, 32), torch.tensor([1, 1])
+    for maps, shares in ((torch.ones(2, 4, 4), [0.5]), (torch.ones(2, 32, 32), [0, 50, 100])):
+        with pytest.raises(ValueError, match=r"expected maps \(2, 32, 32\).* and shares 0..1, got"):
+            gc.deletion_curve(Corner(), x, maps, target, shares)
+
+
 def test_deletion_breaks_ties_at_random():
     x, flat = torch.ones(4, 3, 32, 32), torch.zeros(4, 32, 32)
     target = torch.ones(4).long()

@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ import torch.nn.functional as F
 from test_training import same
 
 from helpers import __main__ as cli
-from helpers import checkpoint, download, environment, launch
+from helpers import checkpoint, download, environment, launch, measure, results
 from helpers.augment import normalise
 from helpers.data import load
 from helpers.environment import CourseError
 from helpers.evaluation import predict
 from helpers.models import DavidNet, SpeedNet
-from helpers.recipes import COURSE
+from helpers.recipes import COURSE, SOURCE
 from helpers.training import fit
 
 
@@ -102,13 +103,16 @@ def test_a_measurement_says_what_is_wrong_with_its_folder(tmp_path, monkeypatch,
     assert cli.main([*command, str(tmp_path), "--epochs", "1"]) == 0
     assert cli.main([*command, str(tmp_path), "--epochs", "2"]) == 1
     assert f"{file} holds runs with another epochs: move it away" in capsys.readouterr().err
-    for damaged in ("notes", "[]", "{}"):
+    for damaged in ("notes", "[]", "{}", '{"runs": [{}]}'):
         file.write_text(damaged)
         assert cli.main([*command, str(tmp_path)]) == 1
         assert f"{file} is no results file" in capsys.readouterr().err
     few = "measure --data shapes --limit 100 --recipe source course --out".split()
     assert cli.main([*few, str(tmp_path)]) == 1 and not (tmp_path / "source-w64.json").exists()
     assert "100 training images do not fill one batch of 512" in capsys.readouterr().err
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    assert cli.main([*command, str(tmp_path), "--seeds", "2"]) == 1
+    assert "is for CIFAR-10: name another folder" in capsys.readouterr().err
     assert cli.main([*command, str(file)]) == 1
     assert "cannot be made" in capsys.readouterr().err
     assert cli.main(["measure", "--data", "shapes", "--limit", "3", "--out", str(tmp_path)]) == 1
@@ -139,6 +143,28 @@ def test_the_speed_run_trains_its_own_net_whitened_by_the_training_images(tmp_pa
     assert (torch.corrcoef(out) - torch.eye(12)).abs().max() < 0.01
     assert (net.block1.bn1.weight == 1).all() and net.block1.bn1.bias.abs().sum() > 0
     assert net.whitening.bias.abs().sum() > 0
+
+
+def test_a_batch_that_cannot_be_shared_is_told_before_the_first_step(monkeypatch):
+    data = load("shapes", holdout=0, limit=33)
+    monkeypatch.setattr(measure, "rank_and_processes", lambda: (0, 2))
+    for recipe, told in [
+        (SOURCE.with_batch(16), "2 processes cannot share a batch of 1 images"),
+        (SOURCE.with_batch(1), "2 processes cannot share a batch of 1 images"),
+        (SOURCE.with_batch(11), None),
+        (COURSE.with_batch(16), None),
+        (SOURCE.with_batch(40), None),
+    ]:
+        with pytest.raises(CourseError, match=told) if told else nullcontext():
+            measure.check_batch(recipe, data)
+
+
+def test_a_rank_without_a_meeting_place_is_one_process(monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    launch.join_processes()
+    assert not torch.distributed.is_initialized()
 
 
 def test_more_processes_than_gpus_are_refused_before_they_meet(monkeypatch):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from helpers.augment import Batches
 from helpers.data import load
 from helpers.lr_finder import RangeTest, lr_range_test
 
@@ -240,6 +241,14 @@ def test_the_course_s_own_batches():
     assert (found.loss == again.loss).all()
 
 
+def test_seeds_of_numpy():
+    more = {"steps": 3, "start_lr": 1e-3, "end_lr": 1e-2}
+    found = lr_range_test(*pair(), F.cross_entropy, fixed_batches(), seeds=np.arange(2), **more)
+    assert found.seeds == (0, 1)
+    batches = Batches(load("shapes", limit=40).train, 20, seed=np.int64(2))
+    assert [len(y) for _, y in batches] == [20, 20]
+
+
 def test_uneven_batches_give_the_loss_of_the_batch():
     batches = fixed_batches(40, 16)  # 16, 16, 8
     model, optimizer = pair(momentum=0.9)
@@ -359,6 +368,7 @@ def test_what_cannot_be_restored_is_refused():
         {"every": 0},
         {"diverge": 1},
         {"seeds": ()},
+        {"seeds": (-1,)},
     ],
 )
 def test_bad_numbers_are_named(bad):

@@ -347,6 +347,28 @@ def test_an_error_of_the_set_up_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == "no network; connect\n"
 
 
+def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path, monkeypatch, capsys):
+    resource = pytest.importorskip("resource")
+    before, limits = "old " * 1000, resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "a.md").write_text(before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            environment.write_whole(tmp_path / "a.md", "new " * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "a.md").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.md"]
+
+    def fail():
+        raise OSError(28, "No space left on device", "a.md")
+
+    monkeypatch.setattr(environment, "prepare", fail)
+    assert cli.main(["run"]) == 1
+    said = "A file cannot be read or written: [Errno 28] No space left on device: 'a.md'\n"
+    assert capsys.readouterr().err == said
+
+
 def test_doctor_reports(capsys):
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out

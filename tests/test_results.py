@@ -141,6 +141,20 @@ def test_the_readme_is_written_between_its_marks(tmp_path, folder):
         results.write_readme(path, folder)
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    for damaged in ("notes", "[]", "{}"):
+        (tmp_path / "course-w4.json").write_text(damaged)
+        with pytest.raises(CourseError, match="A file of course in .* is damaged"):
+            results.measured("course", tmp_path)
+
+
+def test_other_pictures_are_another_measurement(data):
+    folders = [replace(data, name="folder", train=data.train.subset(rows)) for rows in ([0], [1])]
+    one, other = (results.settings(COURSE, d, 4, 1, None)["data"] for d in folders)
+    assert one != other and one.startswith("folder ")
+    assert results.settings(COURSE, data, 4, 1, None)["data"] == "shapes"
+
+
 def test_runs_of_another_device_are_not_mixed_in(folder, data, monkeypatch, tmp_path):
     path = shutil.copytree(folder, tmp_path / "copy") / "course-w4.json"
     wanted = {key: value for key, value in json.loads(path.read_text()).items() if key != "runs"}
