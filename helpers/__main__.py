@@ -191,17 +191,8 @@ def publish(options, rest):
 def test(options, rest):
     environment.complete(TEST_PACKAGES)
     environment.check_pair(sys.executable)
-    named = [
-        Path(word.split("::")[0]).exists() and before not in ("-k", "-m", "-n", "-o", "-p")
-        for before, word in zip(["", *rest], rest, strict=False)
-    ]
-    rest = [
-        str(Path(word).resolve()) if found else word
-        for word, found in zip(rest, named, strict=True)
-    ]
-    own = [] if any(named) else ["tests", "notebooks"]
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
-    command += ["--durations=8"] + (["-m", ""] if options.all else []) + own + rest
+    command += ["--durations=8"] + (["-m", ""] if options.all else []) + rest
     return environment.call(command, ROOT, choice(options))
 
 
@@ -274,7 +265,7 @@ def main(arguments=None):
                 choose(options.only)  # before anything long
             python = environment.prepare()
         if python != sys.executable:
-            return environment.hand_over(python, arguments)
+            return environment.call([python, str(ROOT / "helpers"), *arguments])
         return globals()[options.command](options, rest)
     except CourseError as error:
         print(error, file=sys.stderr)

@@ -7,10 +7,8 @@ import hashlib
 import http.client
 import os
 import re
-import shutil
 import sys
 import tarfile
-import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -18,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+from helpers.environment import write_whole
 
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BYTES, MD5 = 170_498_071, "c58f30108f718f92721af3b95e74349a"
@@ -149,12 +149,7 @@ def _transfer(url: str, part: Path, size: int) -> None:
 
 
 def md5_of(path: Path) -> str:
-    """The md5 of a file, read in pieces."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def unpack(archive: Path, root: Path) -> Path:
@@ -162,8 +157,7 @@ def unpack(archive: Path, root: Path) -> Path:
 
     Raises DownloadError, before anything is written, for a path elsewhere, a link or a device.
     """
-    target = root / FOLDER
-    with tempfile.TemporaryDirectory(dir=root) as temporary, tarfile.open(archive) as tar:
+    with tarfile.open(archive) as tar:
         members = tar.getmembers()
         for member in members:
             plain = member.isfile() and re.fullmatch(rf"{FOLDER}/\w[\w.-]*", member.name)
@@ -172,10 +166,8 @@ def unpack(archive: Path, root: Path) -> Path:
                     f"{archive} was not unpacked: its member {member.name!r} is not a plain file "
                     f"in {FOLDER}/"
                 )
-        target.mkdir(exist_ok=True)
+        (root / FOLDER).mkdir(exist_ok=True)
         for member in filter(tarfile.TarInfo.isfile, members):
-            whole = Path(temporary, Path(member.name).name)
-            with tar.extractfile(member) as packed, open(whole, "wb") as file:
-                shutil.copyfileobj(packed, file)  # contents alone, not owner, mode or links
-            os.replace(whole, target / whole.name)
-    return target
+            content = tar.extractfile(member).read()  # alone, without owner, mode or links
+            write_whole(root / member.name, content)
+    return root / FOLDER

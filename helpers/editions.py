@@ -21,7 +21,8 @@ from nbformat.v4 import new_markdown_cell
 from helpers.environment import BOOTSTRAP_CELL, ROOT, CourseError
 from helpers.notebooks import read
 
-FOLDED = re.compile(r"<details>\s*<summary>(.*?)</summary>.*?</details>\s*", re.S)
+FOLDED = re.compile(r"<details>.*?</details>\s*", re.S)
+SOLUTION = re.compile(r"<details>\s*<summary>(?!\s*Hint).*?</details>\s*", re.S)
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*")
 UNTAUGHT = ("Prerequisites", "Setting up", "Exercises", "Further reading")  # not on slides
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
@@ -79,13 +80,9 @@ def student_edition(notebook: NotebookNode) -> NotebookNode:
             if tags:
                 cell.metadata["tags"] = tags
         else:
-            cell.source = BADGE.sub("", FOLDED.sub(_hint_only, cell.source)).strip()
+            cell.source = BADGE.sub("", SOLUTION.sub("", cell.source)).strip()
     lesson.cells = [c for c in lesson.cells if c.cell_type == "code" or c.source]
     return lesson
-
-
-def _hint_only(folded: re.Match) -> str:
-    return folded.group() if folded.group(1).strip().startswith("Hint") else ""
 
 
 def write_slides(paths: list[Path], out: Path) -> dict[str, int]:
@@ -124,13 +121,13 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
     - A code cell is a subslide of its own under the section's heading: a figure without its code,
       other outputs below theirs. Code that prints nothing is a note, unless it defines something.
     """
-    cells, section, skipped = [], "", False
+    deck, cells, section, skipped = copy.deepcopy(notebook), [], "", False
 
     def add(kind: str, cell: NotebookNode) -> None:
         cell.metadata = NotebookNode(slideshow={"slide_type": kind})
         cells.append(cell)
 
-    for cell in copy.deepcopy(notebook.cells):
+    for cell in deck.cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
             for heading, text in _pieces(BADGE.sub("", FOLDED.sub("", cell.source))):
@@ -157,10 +154,8 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
                 add("notes", new_markdown_cell(f"```python\n{cell.source}\n```"))
                 cell.source = ""
             add("-", cell)
-    deck = copy.deepcopy(notebook)
     deck.cells = cells
-    course = notebook.metadata.get("course", {})
-    if course:
+    if course := notebook.metadata.get("course"):
         about = f"Numbers and figures: {course['profile']} profile, {course['date']}"
         cells[0].source += f"\n\n<small>{about}</small>"
     return deck

@@ -202,7 +202,7 @@ def pip_install(python: str, arguments: list) -> None:
     _call([python, "-m", "pip", "install", "--disable-pip-version-check"] + arguments, shown)
 
 
-def _call(command: list, shown: tuple = ("\0",)) -> None:
+def _call(command: list, shown: tuple = ()) -> None:
     """Run a command, print its lines that start with one of `shown`, explain its failure."""
     child = subprocess.Popen(command, stdout=PIPE, stderr=STDOUT)
     lines = []
@@ -259,11 +259,6 @@ def bootstrap() -> None:
         import torchvision  # noqa: F401
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         _mismatch(f"{type(error).__name__}: {error}")
-
-
-def hand_over(python: str, arguments: list) -> int:
-    """Run the command line in that interpreter; its exit code."""
-    return call([python, str(ROOT / "helpers")] + arguments)
 
 
 def call(command: list, cwd: "Path | None" = None, more: "dict | None" = None) -> int:

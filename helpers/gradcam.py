@@ -169,19 +169,18 @@ def deletion_curve(
     maps: Tensor,
     target: Tensor,
     shares: Sequence[float],
-    seed: int = 0,
 ) -> Tensor:
     """Logits (S, B) of `target` (B,) with each share (0..1) of the pixels hidden, the highest of
     `maps` (B, H, W) first (Petsiuk et al. 2018). A map that points at the evidence makes the logit
     fall faster than the same map shifted, or a random one.
 
-    Hidden pixels are 0, the data's mean colour; equal values go in random order, set by `seed`."""
+    Hidden pixels are 0, the data's mean colour; equal values go in a random order."""
     if maps.shape != (len(x), *x.shape[2:]) or not all(0 <= share <= 1 for share in shares):
         raise ValueError(
             f"expected maps {(len(x), *x.shape[2:])}, as large as the images, and shares 0..1, got"
             f" {tuple(maps.shape)} and {list(shares)}"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     tie = torch.rand(maps[0].numel(), generator=generator).argsort().to(maps.device)
     order = tie[maps.flatten(1)[:, tie].argsort(dim=1, descending=True, stable=True)]
     rank = order.argsort(dim=1).view_as(maps)[:, None]  # 0: the first pixel to go

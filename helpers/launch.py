@@ -84,8 +84,6 @@ def one_sentence() -> Iterator[None]:
         yield
     except (CheckpointError, NonFiniteLoss, torch.cuda.OutOfMemoryError) as error:
         raise CourseError(str(error)) from error
-    except OSError as error:  # a full disk, a folder that is gone
-        raise CourseError(f"A file cannot be read or written: {error}") from error
 
 
 def make_folder(path: Path) -> Path:

@@ -61,11 +61,9 @@ def check_batch(recipe: Recipe, data: Data, advice: str = "another recipe") -> N
             f"{len(data.train)} training images do not fill one batch of {recipe.batch_size}: take "
             f"{advice}, or more images."
         )
-    last, processes = (
-        len(data.train) % recipe.batch_size or recipe.batch_size,
-        rank_and_processes()[1],
-    )
-    if min(recipe.batch_size if recipe.drop_last else last, recipe.batch_size) < processes:
+    size, processes = recipe.batch_size, rank_and_processes()[1]
+    last = size if recipe.drop_last else len(data.train) % size or size
+    if last < processes:
         raise CourseError(
             f"{processes} processes cannot share a batch of {last} images: take another "
             "--batch-size, or fewer processes"

@@ -35,9 +35,9 @@ def requirements(path: Path = REQUIREMENTS) -> list:
     return rows
 
 
-def digest(path: Path = REQUIREMENTS) -> str:
+def digest() -> str:
     """What a finished environment's stamp says: changes when a requirement does."""
-    return hashlib.sha256("\n".join(row[2] for row in requirements(path)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(row[2] for row in requirements()).encode()).hexdigest()
 
 
 def installed(name: str) -> "str | None":

@@ -39,9 +39,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(
-                value, np.generic
-            ):  # an element of np.geomspace, say: files hold plain ones
+            if isinstance(value, np.generic):  # of np.geomspace, say: files hold plain numbers
                 object.__setattr__(self, name, value.item())
 
     def lr(self, step: int, steps_per_epoch: int, epochs: int | None = None) -> float:

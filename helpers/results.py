@@ -84,7 +84,6 @@ def origin() -> dict:
 
 def save(path: Path, content: dict) -> None:
     """Write a results file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 

@@ -19,12 +19,11 @@ from IPython.display import Markdown
 from torch import nn
 
 from helpers.data import Data, ImageSet, load
+from helpers.environment import ROOT as REPOSITORY
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, Recipe
 from helpers.results import published_net
 from helpers.training import fit, memory_format
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,6 @@ def fit(
     *,
     recipe: Recipe = COURSE,
     epochs: int | None = None,
-    batch_size: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     out: str | Path | None = None,
@@ -63,8 +62,8 @@ def fit(
     train: an ImageSet, which is augmented on the device as the recipe says, or batches
         (x (B,3,32,32) float, y (B,) int) with a length, that can be run through again and again.
     val: evaluated after each epoch with the weights to use; nothing is learnt from it.
-    epochs, batch_size: instead of the recipe's; its LR curve is compressed to the epochs, its LR
-        follows the batch size in proportion (`Recipe.with_batch`).
+    epochs: instead of the recipe's, whose LR curve is compressed to them. (For another batch size
+        pass `recipe.with_batch(size)`.)
     device: where to train, and where the model stays; default: where it is.
     out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and
         `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
@@ -87,7 +86,6 @@ def fit(
         raise ValueError("resume=True needs out: the folder with the checkpoint to go on from")
     home, out = device_of(model), None if out is None else Path(out)
     device = home if device is None else torch.device(device)
-    recipe = recipe if batch_size is None else recipe.with_batch(batch_size)
     epochs = operator.index(recipe.epochs if epochs is None else epochs)
     seed = operator.index(seed)
     if seed < 0:
@@ -249,9 +247,9 @@ class Run:
 
     def what_fits(self, x: Tensor, y: Tensor) -> str:
         """The message for OutOfMemoryError; halves the batch until that passes."""
-        size, fits = len(y), False
+        size = len(y)
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        while not fits and (size := size // 2):
+        while size := size // 2:
             self.model.zero_grad()
             try:
                 images, labels = x[:size].to(self.device), y[:size].to(self.device)
@@ -259,11 +257,11 @@ class Run:
                     torch.autograd.grad(
                         F.cross_entropy(self.model(images), labels), weights, allow_unused=True
                     )
-                fits = True
+                break
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)
         now, then = len(y) * self.processes, size * self.processes
-        advice = f"a batch of {then} does" if fits else "one image does not either: a smaller net?"
+        advice = f"a batch of {then} does" if size else "one image does not either: a smaller net?"
         return f"a batch of {now} images does not fit into the memory of {self.device}; {advice}"
 
     def evaluate(self, val) -> tuple[float, float] | tuple[None, None]:

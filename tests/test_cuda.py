@@ -124,8 +124,10 @@ def test_too_large_a_batch_names_one_that_fits(shapes):
     try:
         model = net(64)
         before = weights(model)
-        with pytest.raises(torch.cuda.OutOfMemoryError, match=r"of 2000 images .* batch_size=\d+"):
-            fit(model, shapes.train, recipe=COURSE, batch_size=2000, verbose=False)
+        with pytest.raises(
+            torch.cuda.OutOfMemoryError, match=r"of 2000 images .* a batch of \d+ does"
+        ):
+            fit(model, shapes.train, recipe=COURSE.with_batch(2000), verbose=False)
         assert same(before, weights(model))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -183,7 +183,7 @@ def test_batch_size_scales_the_learning_rate_and_frozen_weights_stay():
     model.stem.requires_grad_(False)
     stem = weights(model.stem)["0.weight"]
     recipe = replace(SMALL, dirac_init=False, knots=None)
-    history = fit(model, pictures(), recipe=recipe, batch_size=16, epochs=1, verbose=False)
+    history = fit(model, pictures(), recipe=recipe.with_batch(16), epochs=1, verbose=False)
     assert history[0]["lr"] == pytest.approx(recipe.lr(0, 1, 1) / 2)
     assert torch.equal(model.stem[0].weight, stem)
 
@@ -831,11 +831,11 @@ def test_a_notebook_stores_the_lines_and_nothing_of_the_bar(watched, monkeypatch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_the_steps_do_not_wait_for_the_gpu():
     model, train = net().cuda(), pictures(64 * 40)
-    fit(copy.deepcopy(model), train, recipe=SMALL, epochs=1, batch_size=64, verbose=False)
+    fit(copy.deepcopy(model), train, recipe=SMALL.with_batch(64), epochs=1, verbose=False)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with pytest.warns(UserWarning, match="synchroniz") as waits:
-            fit(model, train, recipe=SMALL, epochs=2, batch_size=64, verbose=False)
+            fit(model, train, recipe=SMALL.with_batch(64), epochs=2, verbose=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) < 40, "one for each of the 80 steps, or near it"
@@ -856,11 +856,12 @@ def test_narrow_nets_train_without_a_crash(threads):
 import torch
 from helpers.data import load
 from helpers.models import DavidNet
+from helpers.recipes import COURSE
 from helpers.training import fit
 torch.set_num_threads({threads})
 images = load("shapes", limit=150).train
 for width in (2, 4, 6, 8, 12, 16):
     for batch_size in (31, 32):
-        fit(DavidNet(width), images, epochs=1, batch_size=batch_size, verbose=False)
+        fit(DavidNet(width), images, recipe=COURSE.with_batch(batch_size), epochs=1, verbose=False)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
