@@ -128,9 +128,16 @@ def choose(only):
     return chosen
 
 
+def folders():
+    """The folders that the environment names, as whole paths: a kernel works elsewhere."""
+    named = {name: os.environ.get(name) for name in ("COURSE_DATA_ROOT", "COURSE_RUNS")}
+    whole = lambda path: str(Path(os.path.expanduser(path)).resolve())
+    return {name: whole(path) for name, path in named.items() if path}
+
+
 def choice(options):
     """What a kernel is told by its environment; `helpers.session` reads it."""
-    return {"COURSE_PROFILE": options.profile, "COURSE_DATA": options.data,
+    return {**folders(), "COURSE_PROFILE": options.profile, "COURSE_DATA": options.data,
             "COURSE_SEED": str(options.seed), "COURSE_RUN": "1"}  # fmt: skip
 
 
@@ -198,7 +205,7 @@ def test(options, rest):
 
 def lab(options, rest):
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={NOTEBOOKS}"]
-    return environment.call(command + rest, more={"JUPYTER_PREFER_ENV_PATH": "1"})
+    return environment.call(command + rest, more={**folders(), "JUPYTER_PREFER_ENV_PATH": "1"})
 
 
 def train(options, rest):
@@ -269,6 +276,9 @@ def main(arguments=None):
         return globals()[options.command](options, rest)
     except CourseError as error:
         print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as in `doctor | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, a folder that is gone
         print(f"A file cannot be read or written: {error}", file=sys.stderr)

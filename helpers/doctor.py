@@ -39,8 +39,9 @@ def report() -> str:
 
 def commit() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    own = dict(os.environ, GIT_CEILING_DIRECTORIES=str(ROOT.parent))  # none of a folder above
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=own)
         return done.stdout.decode().strip() or "no git commit"
     except OSError:
         return "no git"

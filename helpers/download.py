@@ -3,6 +3,7 @@
 A transfer is resumed and checked; the files are in place only when they are whole.
 """
 
+import errno
 import hashlib
 import http.client
 import os
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from helpers.environment import write_whole
@@ -66,11 +68,19 @@ def fetch_cifar10(root: Path) -> Path:
     the list. Raises DownloadError.
     """
     archive = root / ARCHIVE
+    mirrors = [*os.environ.get("CIFAR10_MIRROR", "").split(), *MIRRORS]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if not (archive.is_file() and md5_of(archive) == MD5):
-            download([*os.environ.get("CIFAR10_MIRROR", "").split(), *MIRRORS], archive, MD5, BYTES)
-        return unpack(archive, root)
+        lock = FileLock(root / f".{ARCHIVE}.lock")  # two lessons opened at once: one fetches
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            print("Another process is fetching CIFAR-10: waiting for it.", flush=True)
+            held = lock.acquire()
+        with held:
+            if not (archive.is_file() and md5_of(archive) == MD5):
+                download(mirrors, archive, MD5, BYTES)
+            return unpack(archive, root)
     except OSError as error:
         raise DownloadError(f"CIFAR-10 cannot be written to {root}: {error}") from error
 
@@ -98,6 +108,8 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
             except _NextMirror as error:
                 reason, again = str(error), False
             except (OSError, ValueError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise  # a full disk: no other mirror helps
                 reason, again = str(error) or type(error).__name__, part.stat().st_size > had
             if not again:
                 break

@@ -68,7 +68,7 @@ class CourseError(Exception):
 
 def write_whole(path: Path, content) -> None:
     """Write text or bytes; whatever happens, the file is the old one or the whole new one."""
-    part = path.with_name("." + path.name + ".part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
         os.replace(str(part), str(path))

@@ -8,12 +8,14 @@ black and white.
 import base64
 import io
 from collections.abc import Iterator
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
@@ -86,6 +88,7 @@ def frame(
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)  # one renderer for all text, and not one for each
         panels = figure.subplots(rows, columns, squeeze=False, **options)
     for ax in panels[-1]:
         ax.set_xlabel(x)
@@ -127,26 +130,38 @@ def draw_steps(ax: Axes, lines: dict[str, np.ndarray], first: int, marked: bool 
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def percent(*axes: Axis, digits: int = 0) -> None:
-    """Ticks of shares in per cent."""
+def percent(*axes: Axis) -> None:
+    """Ticks of shares in per cent, with as many digits as they have."""
     for axis in axes:
-        axis.set_major_formatter(f"{{x:.{digits}%}}")
+        axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
 
 def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
-    """Draw the learner's guess as a dotted line; returns what to add to the alt text.
+    """Draw the learner's guess as a dotted line; returns what to add to the alt text. To be called
+    last: a guess near what is drawn widens the axis; one far off would flatten all, and is a note.
 
     None: a guess was asked for and not written, which the figure says. False: nobody asked.
     """
     if guess is False:
         return ""
-    if guess is None:
-        place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
-        ax.text(1, 1.01, "no guess written", color="0.4", size=10, **place)
+    axis, (low, high) = "y" if horizontal else "x", ax.get_ylim() if horizontal else ax.get_xlim()
+    note = "no guess written"
+    if guess is not None:
+        scale = ax.get_yscale() if horizontal else ax.get_xscale()
+        guess, place = float(guess), np.log if scale == "log" else float
+        span = place(high) - place(low)
+        far = scale == "log" and guess <= 0
+        far = far or not place(low) - 9 * span <= place(guess) <= place(high) + 9 * span
+        note = f"your guess, {guess:g}, is far off the axis" if far else ""
+    if note:
+        where = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
+        ax.text(1, 1.01, note, color="0.4", size=10, **where)
         ax.set_title(ax.get_title(), pad=20)  # above the note
-        return " No guess was written."
+        return " No guess was written." if guess is None else f" The guess was {guess:g}."
     line = ax.axhline if horizontal else ax.axvline
     line(guess, color=BLACK, linestyle=":", label="your guess")
+    if not low <= guess <= high:
+        ax.set(**{f"{axis}lim": (min(low, guess), max(high, guess))})
     return f" The guess was {guess:g}."
 
 
@@ -169,7 +184,9 @@ def image_grid(
     figure, axes = frame(title, rows=rows, columns=columns, **inches, subplot_kw=BARE)
     for ax, image, text in zip(np.ravel(axes), images, titles, strict=False):
         ax.imshow(image)
-        ax.set_title(text, fontsize=10)
+        ax.set_title(text, fontsize=10, parse_math=False)
+    if len(images) == 1:  # whose own title has taken the figure's place
+        figure.suptitle(title)
     names = [text.replace("\n", " ").strip() for text in dict.fromkeys(titles)]
     told = ", ".join(names[:12]) + (", and so on" if len(names) > 12 else "")
     alt = alt or f"{title}: {len(images)} images: {told}."
@@ -233,7 +250,7 @@ def two_pipelines(
         (shifts, "crops", (-4.5, 4.5, 4.5, -4.5), "crop moved {} (pixels)", ("right", "down")),
         (hidden, "images hidden", (0, 32, 32, 0), "{} (pixels)", ("column", "row")),
     )
-    for panels, (maps, word, extent, label, (x, y)) in zip(axes, rows, strict=True):
+    for panels, (maps, word, extent, label, (x, y)) in zip(axes.reshape(2, -1), rows, strict=True):
         top = 100 * max(values.max() for values in maps.values())
         for ax, (name, values) in zip(panels, maps.items(), strict=True):
             drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
@@ -260,7 +277,7 @@ def accuracy_intervals(
         ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
     ax.set_ylim(len(rows) - 0.4, -0.8)
     ax.margins(x=0.15)
-    percent(ax.xaxis, digits=1)
+    percent(ax.xaxis)
     alt = note_guess(ax, guess, horizontal=False)
     told = ", ".join(f"{name} {v:.2%} ({a:.2%} to {b:.2%})" for name, (v, a, b) in rows.items())
     return Picture(figure, f"{title}: {told}.{alt}")
@@ -279,7 +296,7 @@ def receptive_fields(
     size = len(image)
     first = min(0, *(a for a, _ in boxes.values())) - 2
     last = max(size, *(b + 1 for _, b in boxes.values())) + 2
-    for ax, (text, (a, b)) in zip(axes, boxes.items(), strict=True):
+    for ax, (text, (a, b)) in zip(np.ravel(axes), boxes.items(), strict=True):
         ax.set_facecolor("0.85")
         ax.imshow(image, extent=(0, size, size, 0))
         side = b + 1 - a
@@ -297,7 +314,7 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
     count = len(maps)
     figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.7)
     dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
-    for ax, (stage, gradient) in zip(axes, maps.items(), strict=True):
+    for ax, (stage, gradient) in zip(np.ravel(axes), maps.items(), strict=True):
         used = np.argwhere(gradient > 0)
         low, high = used.min(0), used.max(0)  # row and column of the first and the last pixel
         (height, width), (y, x) = high - low + 1, (low + high) / 2
@@ -393,7 +410,7 @@ def same_training(
     draw_steps(left, losses, first=1)
     draw_steps(right, accuracies, first=1)
     left.set(title="training images", ylabel="training loss (nats)")
-    left.set_ylim(top=min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
+    left.set_ylim(0, min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
     right.set(title="held-out images", ylabel="held-out accuracy")
     right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
     percent(right.yaxis)
@@ -547,15 +564,17 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
 
 
 def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -> Picture:
-    """Counts (C,C), row = true class; the colour is the share of the row."""
+    """Counts (C,C), row = true class; the colour is the share of the row. Above 30 classes the
+    colour alone."""
     import seaborn
 
     side = 0.62 * len(classes) + 1.6
     figure, ax = frame(title, width=side + 1.4, height=side)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    names = [name.replace("$", r"\$") for name in classes]  # no formula
     seaborn.heatmap(
-        share, annot=matrix, fmt="d", cmap="Blues", vmin=0, vmax=1, square=True, ax=ax,
-        xticklabels=classes, yticklabels=classes, annot_kws={"size": 10},
+        share, annot=matrix if len(classes) <= 30 else None, fmt="d", annot_kws={"size": 10},
+        cmap="Blues", vmin=0, vmax=1, square=True, ax=ax, xticklabels=names, yticklabels=names,
         cbar_kws={"label": "share of the row", "shrink": 0.8},
     )  # fmt: skip
     ax.set(xlabel="predicted class", ylabel="true class")
@@ -577,7 +596,8 @@ def misclassified_grid(
     """Images (N,H,W,3), each with its predicted and its actual class; notes: a third line each."""
     notes = [""] * len(images) if notes is None else [f"\n{note}" for note in notes]
     titles = [
-        f"predicted {p}\nactual {t}{n}" for p, t, n in zip(predicted, true, notes, strict=True)
+        f"{fill(f'predicted {p}', 24)}\n{fill(f'actual {t}', 24)}{n}"
+        for p, t, n in zip(predicted, true, notes, strict=True)
     ]
     told = "; ".join(text.replace("\n", ", ") for text in titles[:5])
     alt = f"{title}: {len(images)} images, each with its predicted and actual class. First: {told}."
@@ -702,9 +722,9 @@ def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None =
     figure, ax = frame("Amdahl's law", x, y, height=3.8)
     speedup = lambda share: (factors, 1 / (1 - share + share / factors))
     draw(ax, {f"{100 * share:.3g}% of the time": speedup(share) for share in shares})
-    alt = note_guess(ax, guess)
     ax.loglog()
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
+    alt = note_guess(ax, guess)
     ends = ", ".join(f"{100 * share:.3g}%: {1 / (1 - share):.3g}" for share in shares)
     return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")

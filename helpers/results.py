@@ -6,6 +6,7 @@ The README's tables, lesson 05's ladder and the net lesson 06 falls back on come
 import hashlib
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -69,7 +70,8 @@ def origin() -> dict:
     cuda = torch.cuda.is_available()
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+        own = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # none of a folder above
+        commit = subprocess.run(git, capture_output=True, text=True, env=own).stdout.strip() or None
     except OSError:
         commit = None
     return {

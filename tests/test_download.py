@@ -1,5 +1,6 @@
 """Downloads against a server on this machine that misbehaves in every way a mirror has."""
 
+import errno
 import hashlib
 import io
 import os
@@ -7,6 +8,7 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -225,6 +227,9 @@ FOLDER.type = tarfile.DIRTYPE
 GOOD = archive_of(FOLDER, ("cifar-10-batches-py/a", b"first"), ("cifar-10-batches-py/b.html", b"2"))
 
 
+LOCK = f".{download.ARCHIVE}.lock"
+
+
 @pytest.fixture
 def small_cifar(mirror, monkeypatch):
     """`fetch_cifar10` with a small archive and a list of two mirrors on this machine."""
@@ -240,9 +245,36 @@ def test_fetch_unpacks_the_archive_and_keeps_it(small_cifar, tmp_path, capfd):
     root = tmp_path / "with space" / "data"
     folder = fetch_cifar10(root)
     assert (folder / "a").read_bytes() == b"first" and (folder / "b.html").read_bytes() == b"2"
-    assert sorted(os.listdir(root)) == ["cifar-10-batches-py", download.ARCHIVE]
+    assert {"cifar-10-batches-py", download.ARCHIVE} == set(os.listdir(root)) - {LOCK}
     assert [kind for kind, _ in small_cifar.log] == ["404", "ok"]
     assert "100%" in capfd.readouterr().out  # the progress bar
+
+
+def test_of_two_at_once_one_fetches_and_the_other_waits(small_cifar, tmp_path, capfd):
+    began = threading.Event()
+
+    def slow(urls, path, md5, size):
+        began.set()
+        time.sleep(0.5)
+        path.write_bytes(GOOD)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(download, "download", slow)
+        first = pool.submit(fetch_cifar10, tmp_path)
+        assert began.wait(5)
+        patch.undo()
+        second = pool.submit(fetch_cifar10, tmp_path)
+        assert first.result() == second.result() == tmp_path / "cifar-10-batches-py"
+    assert small_cifar.log == [] and "waiting for it" in capfd.readouterr().out
+
+
+def test_a_full_disk_is_not_blamed_on_the_mirrors(small_cifar, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download, "_transfer", full)
+    with pytest.raises(DownloadError, match="cannot be written to .*No space left"):
+        fetch_cifar10(tmp_path)
 
 
 def test_the_classroom_mirror_goes_first(small_cifar, tmp_path, monkeypatch):

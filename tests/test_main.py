@@ -372,6 +372,43 @@ def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path, monkeypat
     assert capsys.readouterr().err == said
 
 
+def test_folders_of_the_environment_are_whole_paths_for_kernels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_DATA_ROOT", "mine/data")
+    monkeypatch.setenv("COURSE_RUNS", "~nobody-here/runs")
+    told = cli.choice(SimpleNamespace(profile="smoke", data="auto", seed=0))
+    assert told["COURSE_DATA_ROOT"] == str(tmp_path / "mine" / "data")
+    assert told["COURSE_RUNS"] == str(tmp_path / "~nobody-here" / "runs")
+    monkeypatch.delenv("COURSE_RUNS")
+    assert "COURSE_RUNS" not in cli.folders()
+
+
+def test_the_commit_is_none_of_a_folder_above(tmp_path, monkeypatch):
+    from helpers import results
+
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    (tmp_path / "course").mkdir()
+    for module in (results, doctor):
+        monkeypatch.setattr(module, "ROOT", tmp_path / "course")
+    assert results.origin()["commit"] is None and doctor.commit() == "no git commit"
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert len(results.origin()["commit"]) == 40
+
+
+def test_nobody_reads_on(monkeypatch):
+    command = [sys.executable, "-m", "helpers", "doctor"]
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child.stdout.close()
+    assert child.stderr.read() == "" and child.wait() == 1
+    child.stderr.close()
+
+
 def test_doctor_reports(capsys):
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out

@@ -271,3 +271,56 @@ def even(name: str) -> bool:
 
 def test_jet_would_be_noticed():
     assert even("viridis") and not even("jet") and not even("hsv")
+
+
+@pytest.mark.parametrize(
+    ("guess", "drawn"),
+    [(0.5, True), (3, True), (-0.5, True), (85, False), (-50, False), ("2", True)],
+)
+def test_a_guess_is_in_the_figure_or_a_note(guess, drawn):
+    lines = {"one": (np.arange(3), np.array([0.2, 0.4, 0.6]))}
+    picture = plots.curves(lines, "Curve", "x", "y", "Alt.", guess=guess)
+    ax = picture.figure.axes[0]
+    low, high = ax.get_ylim()
+    assert drawn == ("your guess" in ax.get_legend_handles_labels()[1])
+    assert drawn == (low <= float(guess) <= high)
+    assert f"The guess was {float(guess):g}." in picture.alt
+    notes = [text.get_text() for text in ax.texts]
+    assert notes == ([] if drawn else [f"your guess, {guess:g}, is far off the axis"])
+
+
+def test_a_guess_on_a_logarithmic_axis():
+    for guess, drawn in ((5, True), (0, False), (-1, False), (1e30, False)):
+        ax = plots.amdahl((0.5, 0.9), np.geomspace(1, 100, 20), guess=guess).figure.axes[0]
+        assert drawn == ("your guess" in ax.get_legend_handles_labels()[1])
+
+
+def test_ticks_of_per_cent_say_what_they_are():
+    axis = plots.frame("t")[1].xaxis
+    plots.percent(axis)
+    said = [axis.get_major_formatter()(share) for share in (0.325, 0.29, 0.9425, 1)]
+    assert said == ["32.5%", "29%", "94.25%", "100%"]
+
+
+def test_one_of_a_kind_keeps_the_title():
+    figure = plots.misclassified_grid(images(1), ["cat"], ["US$_10$"], "The only error").figure
+    assert figure.get_suptitle() == "The only error"
+    assert figure.axes[0].get_title() == "predicted US$_10$\nactual cat"
+    for figure in (
+        plots.receptive_fields(images(1)[0], {"stem": (0, 2)}, "t").figure,
+        plots.effective_fields({"stem": bump(9)}, {"stem": 9}, "t").figure,
+        plots.two_pipelines({"a": np.ones((9, 9))}, {"a": np.ones((32, 32))}, "t").figure,
+    ):
+        assert len(figure.axes) >= 1
+
+
+def test_long_class_names_are_broken_into_lines():
+    picture = plots.misclassified_grid(images(2), ["Labrador retriever"] * 2, ["cat"] * 2, "t")
+    assert picture.figure.axes[0].get_title() == "predicted cat\nactual Labrador\nretriever"
+
+
+def test_many_classes_are_told_by_colour_alone():
+    for count, numbers in ((30, 900), (31, 0)):
+        names = tuple(f"$c{i}^$" for i in range(count))
+        figure = plots.confusion_matrix(np.eye(count, dtype=int), names, "t").figure
+        assert len(figure.axes[0].texts) == numbers

@@ -35,6 +35,9 @@ WRONG = {
         TRIANGULAR.format(height="max(0, 1 - abs(t / half_cycle - 1))"),
         # whole half cycles only
         TRIANGULAR.format(height="1 - abs(t % (2 * int(half_cycle)) / int(half_cycle) - 1)"),
+        TRIANGULAR.format(
+            height="1 - abs((t if t <= 2 * half_cycle else t - 2 * half_cycle) / half_cycle - 1)"
+        ),
         TRIANGULAR.format(height="1 - abs(t % int(2 * half_cycle) / half_cycle - 1)"),
     ],
     "check_peak_is_met": ["answer = 0.3", "answer = 842", "answer = 0.5", "answer = 842.5 / 2808"],

@@ -53,6 +53,8 @@ WRONG = {
         AVERAGE.format("sum(batch_means) / len(batch_means)"),
         # never divided
         AVERAGE.format("sum(m * n for m, n in zip(batch_means, batch_sizes))"),
+        "def average_loss(batch_means, batch_sizes):\n"
+        "    return sum(m * n for m, n in zip(batch_means, batch_sizes)) / 1100",
         # as if every batch were as large as the first
         AVERAGE.format("sum(batch_means) * batch_sizes[0] / sum(batch_sizes)"),
     ],

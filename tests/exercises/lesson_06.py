@@ -27,6 +27,7 @@ def my_confusion(true, predicted, classes):
     "check_class_accuracy": [
         "def class_accuracy(matrix): return matrix.diagonal() / matrix.sum(0)",
         "def class_accuracy(matrix): return matrix.diagonal() / matrix.sum()",
+        "def class_accuracy(matrix): return (matrix.diagonal() / matrix.sum(1)).round(2)",
         "def class_accuracy(matrix): return matrix.diagonal()",
         "def class_accuracy(matrix): return matrix.trace() / matrix.sum()",
     ],
@@ -78,6 +79,15 @@ def my_ece(confidence, correct, bins):
         if (inside := index == b).any():
             gap = abs(confidence[inside].mean() - correct[inside].mean())
             total += gap * inside.mean()
+    return total
+""",
+        # four bins, whatever is asked for
+        """
+def my_ece(confidence, correct, bins):
+    index, total = np.ceil(confidence * 4).astype(int) - 1, 0.0
+    for b in set(index):
+        inside = index == b
+        total += abs(confidence[inside].mean() - correct[inside].mean()) * inside.mean()
     return total
 """,
         # gaps cancel
