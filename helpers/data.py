@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import cv2
@@ -180,7 +181,7 @@ def _split(name: str, found: tuple, holdout: int, limit: int | None) -> Data:
             f"fewest ({sizes.min()}) of {classes[sizes.argmin()]!r}: expected 0, or {count} to "
             f"{images - count}, with an image of each class on both sides"
         )
-    if limit is not None and limit not in range(count, 10**9):
+    if limit is not None and not (isinstance(limit, Integral) and limit >= count):
         raise ValueError(f"limit={limit!r}: expected None, or {count} and more, one image a class")
 
     def image_set(labels: np.ndarray, read: Callable, indices: np.ndarray, mean, std) -> ImageSet:
