@@ -205,13 +205,17 @@ def pip_install(python: str, arguments: list) -> None:
 def _call(command: list, shown: tuple = ()) -> None:
     """Run a command, print its lines that start with one of `shown`, explain its failure."""
     child = subprocess.Popen(command, stdout=PIPE, stderr=STDOUT)
-    lines = []
-    for raw in child.stdout:
-        lines.append(raw.decode("utf-8", "replace").strip())
-        if lines[-1].startswith(shown):
-            print("  " + lines[-1][:120], flush=True)
-    if child.wait() == 0:
-        return
+    before, lines = signal.signal(signal.SIGTERM, lambda *_: child.terminate()), []
+    try:
+        for raw in child.stdout:
+            lines.append(raw.decode("utf-8", "replace").strip())
+            if lines[-1].startswith(shown):
+                print("  " + lines[-1][:120], flush=True)
+        if child.wait() == 0:
+            return
+    finally:
+        child.terminate()  # interrupted, it must not go on alone; where it has ended, nothing
+        signal.signal(signal.SIGTERM, before)
     text = "\n".join(lines)
     if any(sign in text for sign in NO_SPACE):
         reason = f"the disk is full; make room under {VENV.parent} and call this again."

@@ -330,6 +330,29 @@ def test_the_child_gets_the_signals(number: int, tmp_path: Path):
     assert parent.wait(timeout=10) == 128 + number
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_installation_does_not_go_on_alone(number: int):
+    """SIGINT as a notebook sends it, to this process alone."""
+    child = "import os, time; print('child', os.getpid(), flush=True); time.sleep(30)"
+    code = "import signal, sys; from helpers import environment as e\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"e._call([sys.executable, '-c', {child!r}], ('child',))"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    pid = int(parent.stdout.readline().split()[1])
+    parent.send_signal(number)
+    told = parent.communicate(timeout=10)[1]
+    assert parent.returncode != 0 and ("Interrupt" in told) == (number == signal.SIGINT)
+    for _ in range(100):
+        if subprocess.run(["kill", "-0", str(pid)], capture_output=True).returncode:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child is still there")
+
+
 def test_exit_code_is_passed_on(tmp_path: Path, monkeypatch):
     (tmp_path / "helpers").mkdir()
     (tmp_path / "helpers" / "__main__.py").write_text("import sys; sys.exit(len(sys.argv))")
