@@ -47,11 +47,16 @@ def seed(text):
     return int(text)
 
 
+def whole(path):
+    """The whole path, for a kernel, which works elsewhere; a home that nobody has stays a word."""
+    return Path(os.path.expanduser(path)).resolve()
+
+
 def data_source(text):
     """argparse type: auto, shapes, cifar10 or folder:PATH, where PATH holds train/ and test/."""
     if not text.startswith("folder:"):
         return a_source(text)
-    path = Path(os.path.expanduser(text[7:])).resolve()  # a kernel works elsewhere
+    path = whole(text[7:])
     if not ((path / "train").is_dir() and (path / "test").is_dir()):
         wanted = "a folder with train/<class>/ and test/<class>/ of images"
         raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}")
@@ -129,10 +134,9 @@ def choose(only):
 
 
 def folders():
-    """The folders that the environment names, as whole paths: a kernel works elsewhere."""
-    named = {name: os.environ.get(name) for name in ("COURSE_DATA_ROOT", "COURSE_RUNS")}
-    whole = lambda path: str(Path(os.path.expanduser(path)).resolve())
-    return {name: whole(path) for name, path in named.items() if path}
+    """The folders that the environment names, as whole paths."""
+    names = ("COURSE_DATA_ROOT", "COURSE_RUNS")
+    return {name: str(whole(os.environ[name])) for name in names if os.environ.get(name)}
 
 
 def choice(options):

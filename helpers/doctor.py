@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def report() -> str:
     here = (data / "cifar-10-batches-py" / "test_batch").is_file()
     cifar = f"in {data}" if here else f"not in {data}: fetched at first use (170 MB)"
     rows = {
-        "course": commit(),
+        "course": environment.git("describe", "--always", "--dirty") or "no git commit",
         "python": f"{platform.python_version()}, {sys.executable}",
         "platform": platform.platform(),
         **what_is_installed(),
@@ -35,16 +34,6 @@ def report() -> str:
         "full run": full_run(),
     }
     return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
-
-
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    own = dict(os.environ, GIT_CEILING_DIRECTORIES=str(ROOT.parent))  # none of a folder above
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=own)
-        return done.stdout.decode().strip() or "no git commit"
-    except OSError:
-        return "no git"
 
 
 def what_is_installed() -> dict:

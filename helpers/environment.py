@@ -66,6 +66,17 @@ class CourseError(Exception):
     """What went wrong and what to do about it, for the reader of the terminal; no traceback."""
 
 
+def git(*words: str) -> str:
+    """What git says of the course's own repository, and of none around it; "" where it has none."""
+    own = dict(os.environ, GIT_CEILING_DIRECTORIES=str(ROOT.parent))
+    command = ["git", "-C", str(ROOT)] + list(words)
+    try:
+        done = subprocess.run(command, stdout=PIPE, stderr=subprocess.DEVNULL, env=own)
+    except OSError:
+        return ""
+    return done.stdout.decode().strip() if done.returncode == 0 else ""
+
+
 def write_whole(path: Path, content) -> None:
     """Write text or bytes; whatever happens, the file is the old one or the whole new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

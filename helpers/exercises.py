@@ -792,9 +792,10 @@ def check_class_accuracy(function: Callable) -> str:
         raise Wrong("Divided by columns: of what was *called* a class, which share was one. Rows!")
     if close(found, [8 / 20, 3 / 20, 1 / 20]):
         raise Wrong("Divided by all images: the classes add up to the overall accuracy. Per row!")
-    if np.allclose(found, [0.8, 0.75, 1 / 6], atol=6e-3) and not close(found, [0.8, 0.75, 1 / 6]):
+    right = [0.8, 0.75, 1 / 6]
+    if not close(found, right) and np.allclose(found, right, atol=6e-3):
         raise Wrong("Rounded, it seems: return the shares as they are.")
-    if not close(found, [0.8, 0.75, 1 / 6]):
+    if not close(found, right):
         raise Wrong(f"{found.round(3).tolist()}, not [0.8, 0.75, 0.167]: right ones over the row.")
     return "The diagonal over the sums of the rows."
 
@@ -832,14 +833,14 @@ def check_ece(function: Callable) -> str:
     found = float(function(sure, right, 4))
     if math.isnan(found):
         raise Wrong("An empty bin gave nan: leave bins without images out.")
+    upwards = 1 / 6 * 0.4 + 4 / 6 * 0.1125
     gap, distance = abs(sure.mean() - right.mean()), abs(sure - right).mean()
     likely = {
         (0.325 + 0.425) / 2: "Both bins weigh the same, but one has 2 images, the other 4.",
         gap: "Too sure here and too modest there cancel: take |...| bin by bin.",
         distance: "That is the distance image by image: average within a bin first.",
-        1 / 6 * 0.4
-        + 4 / 6 * 0.1125: "1.0 fell out of the last bin, and 0.75, on an edge, into the "
-        "bin above: an upper edge belongs to its bin.",
+        upwards: "1.0 fell out of the last bin, and 0.75, on an edge, into the bin above: an upper "
+        "edge belongs to its bin.",
         1 / 6 * 0.4 + 5 / 6 * 0.29: "0.75 lies on an edge, and belongs to the bin below it.",
     }
     judge(found, expected, "2/6 of |0.675 - 1|, 4/6 of |0.925 - 0.5|: 0.3917.", likely, rtol=2e-4)

@@ -144,25 +144,27 @@ def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
     """
     if guess is False:
         return ""
-    axis, (low, high) = "y" if horizontal else "x", ax.get_ylim() if horizontal else ax.get_xlim()
-    note = "no guess written"
+    told = " No guess was written."
     if guess is not None:
-        scale = ax.get_yscale() if horizontal else ax.get_xscale()
-        guess, place = float(guess), np.log if scale == "log" else float
-        span = place(high) - place(low)
-        far = scale == "log" and guess <= 0
-        far = far or not place(low) - 9 * span <= place(guess) <= place(high) + 9 * span
-        note = f"your guess, {guess:g}, is far off the axis" if far else ""
-    if note:
+        guess = float(guess)
+        told = f" The guess was {guess:g}."
+    axis, limit = (ax.yaxis, ax.set_ylim) if horizontal else (ax.xaxis, ax.set_xlim)
+    scale = axis.get_transform()  # logarithms on a logarithmic axis
+    low, high, at = scale.transform([*axis.get_view_interval(), np.nan if guess is None else guess])
+    span = high - low
+    if not low - 9 * span <= at <= high + 9 * span:
+        note = (
+            "no guess written" if guess is None else f"your guess, {guess:g}, is far off the axis"
+        )
         where = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
         ax.text(1, 1.01, note, color="0.4", size=10, **where)
         ax.set_title(ax.get_title(), pad=20)  # above the note
-        return " No guess was written." if guess is None else f" The guess was {guess:g}."
+        return told
     line = ax.axhline if horizontal else ax.axvline
     line(guess, color=BLACK, linestyle=":", label="your guess")
-    if not low <= guess <= high:
-        ax.set(**{f"{axis}lim": (min(low, guess), max(high, guess))})
-    return f" The guess was {guess:g}."
+    if not low <= at <= high:
+        limit(scale.inverted().transform([min(low, at - span / 20), max(high, at + span / 20)]))
+    return told
 
 
 # Images

@@ -13,6 +13,13 @@ import numpy as np
 from helpers.schedules import piecewise_linear, source_one_cycle
 
 
+def plain(value):
+    """Numbers of NumPy (of np.geomspace, say) as Python's own, which any file can hold."""
+    if isinstance(value, (tuple, list, np.ndarray)):
+        return tuple(plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is decided before a run; LR and decay are for torch's SGD on the mean cross-entropy."""
@@ -39,8 +46,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, np.generic):  # of np.geomspace, say: files hold plain numbers
-                object.__setattr__(self, name, value.item())
+            object.__setattr__(self, name, plain(value))
 
     def lr(self, step: int, steps_per_epoch: int, epochs: int | None = None) -> float:
         """LR of step 0 to epochs * steps_per_epoch - 1; any other step raises ValueError.

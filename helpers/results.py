@@ -6,10 +6,8 @@ The README's tables, lesson 05's ladder and the net lesson 06 falls back on come
 import hashlib
 import json
 import math
-import os
 import platform
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -20,7 +18,7 @@ import torch
 from scipy.special import stdtrit
 
 from helpers.data import Data
-from helpers.environment import ROOT, CourseError, write_whole
+from helpers.environment import ROOT, CourseError, git, write_whole
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
 from helpers.recipes import COURSE, SPEEDRUN, Recipe
@@ -68,19 +66,13 @@ def settings(
 def origin() -> dict:
     """Where and when a run was made."""
     cuda = torch.cuda.is_available()
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    try:
-        own = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # none of a folder above
-        commit = subprocess.run(git, capture_output=True, text=True, env=own).stdout.strip() or None
-    except OSError:
-        commit = None
     return {
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
         "threads": torch.get_num_threads(),
         "processes": rank_and_processes()[1],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "date": str(date.today()),
-        "commit": commit,
+        "commit": git("rev-parse", "HEAD") or None,
     }
 
 

@@ -309,6 +309,7 @@ def try_out(model: nn.Module, name: str, data) -> None:
         x, y = next(iter(data), (None, None))
         if x is None:
             raise ValueError(f"{name} is empty: it gave no batch")
+        y = torch.as_tensor(y)
         ends = torch.stack([y.argmin(), y.argmax()])
         data = [(x[ends], y[ends])]
     with suppress(torch.cuda.OutOfMemoryError):  # the first step says which batch would fit

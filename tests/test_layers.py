@@ -568,3 +568,16 @@ def test_text_and_html():
     net.add_module("<b>", nn.Conv2d(3, 1, (1, 3)))
     page = layer_table(net)._repr_html_()
     assert "&lt;b&gt;" in page and ">1x3<" in page and "<b>" not in page
+
+
+def test_what_lesson_02_says_of_the_halo_of_stage3():
+    """Nearly all of it lies in 53x53 pixels: over the shortcut of stage 1, the main path of 3."""
+    torch.manual_seed(0)
+    net, x = DavidNet(16), torch.randn(8, 3, 128, 128)
+    whole = effective_receptive_field(net, "stage3.add", x)
+    net.stage1.bn3.weight.data.zero_()
+    net.stage3.shortcut[1].weight.data.zero_()
+    seen = effective_receptive_field(net, "stage3.add", x).nonzero()
+    (top, bottom), (left, right) = ((axis.min(), axis.max() + 1) for axis in seen)
+    assert bottom - top == right - left == 53
+    assert whole[top:bottom, left:right].sum() > 0.97 * whole.sum()

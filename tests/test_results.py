@@ -190,3 +190,16 @@ def test_what_the_readme_says_of_the_gpu():
     said = "a run of *course* trains for {course:.0f} s, one of *speedrun* for {speedrun:.1f} s"
     assert said.format(**training) in prose()
     assert all(found["course"]["width"] == 64 and len(c["runs"]) >= 9 for c in found.values())
+
+
+def test_what_lesson_05_says_of_muon():
+    """Better than the course at each LR tried, and at lesson 07's than at half and twice it."""
+    rungs = {}
+    for run in results.widest("ladder")["runs"]:
+        rungs.setdefault(run["rung"], {})[run["seed"]] = run["accuracy"]
+    own, half, twice = (
+        rungs[f"with Muon{more}"] for more in ("", ", half its LR", ", twice its LR")
+    )
+    pairs = [(tried, rungs["course"]) for tried in (own, half, twice)] + [(own, half), (own, twice)]
+    for better, worse in pairs:
+        assert results.verdict([better[s] - worse[s] for s in worse]).endswith("better")

@@ -539,7 +539,9 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
 
 
 def test_numbers_of_numpy_are_as_good_as_plain_ones(tmp_path):
-    recipe = replace(SMALL, peak=np.geomspace(0.01, 0.04, 3)[1], ema=np.float32(0.5))
+    knots = ((0, 0), (np.int64(1), np.float64(1)), (3, 0))
+    peak = np.geomspace(0.01, 0.04, 3)[1]
+    recipe = replace(SMALL, peak=peak, knots=knots, ema=np.float32(0.5))
     more = {"recipe": recipe, "out": tmp_path, "verbose": False, "seed": np.int64(3)}
     first = fit(net(), pictures(), epochs=np.int64(2), **more)
     assert fit(net(1), pictures(), epochs=2, resume=True, **more) == first
