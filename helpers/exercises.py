@@ -965,10 +965,11 @@ def check_accumulate(function: Callable) -> str:
     """The gradient of the mean loss of a batch that the model may only see in parts."""
     g = torch.Generator().manual_seed(0)
     net, x, y = nn.Linear(6, 3), torch.randn(10, 6, generator=g), torch.arange(10) % 3
-    gradient = lambda part: torch.autograd.grad(F.cross_entropy(net(x[part]), y[part]), net.weight)
-    (right,), means = gradient(slice(10)), [gradient(slice(i, i + 4))[0] for i in (0, 4, 8)]
+    loss = lambda part: F.cross_entropy(net(x[part]), y[part])
+    gradient = lambda part: torch.autograd.grad(loss(part), (net.weight, net.bias))
+    (right, bias), means = gradient(slice(10)), [gradient(slice(i, i + 4))[0] for i in (0, 4, 8)]
     before = net.weight.detach().clone()
-    net.weight.grad = torch.ones(3, 6)  # left behind by an earlier step
+    net.weight.grad, net.bias.grad = torch.ones(3, 6), torch.ones(3)  # of an earlier step
     sizes, waiting = [], []
 
     def watch(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
@@ -1006,4 +1007,6 @@ def check_accumulate(function: Callable) -> str:
         raise Wrong("Each part counts as 4 images, but the last has 2: weigh each by its own.")
     if not close(found, right):
         raise Wrong("It differs from the gradient of the whole batch: was it cleared in between?")
+    if not close(net.bias.grad, bias):
+        raise Wrong("The weight's gradient is right, the bias's is not: treat both alike.")
     return "The gradient of the whole batch, with at most 4 images in memory."

@@ -360,13 +360,15 @@ def range_test(
     bottom.set_ylabel("accuracy of the batch")
     percent(bottom.yaxis)
     note = note_guess(top, guess, horizontal=False)
-    top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
     steps, loss, _ = found.curve()
     alt = (
-        f"{title}: loss above and accuracy below against the learning rate. The loss falls to "
-        f"{loss.min():.2f} at {found.lr[steps[loss.argmin()]]:.2g} and rises steeply after it. "
-        "Choices: " + ", ".join(f"{rule} {lr:.2g}" for rule, lr in choices.items()) + "."
+        f"{title}: loss above and accuracy below against the learning rate. The smoothed "
+        f"loss falls to {loss.min():.2f} at {found.lr[steps[loss.argmin()]]:.2g}; "
+        f"it ends at {loss[-1]:.2f}."
     )
+    if choices:
+        top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
+        alt += " Choices: " + ", ".join(f"{rule} {lr:.2g}" for rule, lr in choices.items()) + "."
     return Picture(figure, alt + note)
 
 

@@ -241,6 +241,10 @@ def run(model: nn.Module, x: Tensor, weights: bool = False, **options) -> Run:
     model = getattr(model, "_orig_mod", model)  # behind torch.compile
     memo = {}
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError("cannot follow a scripted model: give the module it was made from")
+        if any(map(nn.parameter.is_lazy, module.parameters())):
+            raise ValueError("a lazy layer has no weights yet: call the model on a batch first")
         memo |= {id(v): OrderedDict() for k, v in vars(module).items() if k.endswith("_hooks")}
         for t in _tensors(vars(module)):
             dtype = torch.float32 if t.is_floating_point() else t.dtype

@@ -427,6 +427,17 @@ def test_code_that_torch_does_not_show_is_refused():
         layer_table(Apply(lambda m, x: m.conv(torch.vmap(lambda image: image.flip(0))(x))))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_models_without_weights_or_code_are_refused():
+    lazy, bare = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ValueError, match="call the model on a batch first"):
+        layer_table(lazy)
+    lazy(torch.zeros(1, 3, 32, 32))
+    assert layer_table(lazy).total_params == layer_table(bare).total_params == 112
+    with pytest.raises(ValueError, match="give the module it was made from"):
+        layer_table(torch.jit.trace(bare, torch.zeros(1, 3, 32, 32)))
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="sequential"):
         layer_table(DavidNet(1), counting="serial")

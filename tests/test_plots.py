@@ -295,6 +295,12 @@ def test_a_guess_on_a_logarithmic_axis():
         assert drawn == ("your guess" in ax.get_legend_handles_labels()[1])
 
 
+def test_a_range_test_without_choices_has_no_legend():
+    picture = plots.range_test(found(), {})
+    assert "Choices" in plots.range_test(found(), RULES).alt and "Choices" not in picture.alt
+    assert not any(ax.get_legend() for ax in picture.figure.axes)
+
+
 def test_ticks_of_per_cent_say_what_they_are():
     axis = plots.frame("t")[1].xaxis
     plots.percent(axis)

@@ -85,6 +85,7 @@ def shard(count, rank, ranks, epoch):
         ACCUMULATE.format(**ACCUMULATION | change)
         for change in (
             {"before": "pass"},
+            {"before": "model.weight.grad = None"},
             {"inside": "model.zero_grad()"},
             {"reduction": "mean", "by": "1"},
             {"reduction": "mean", "by": "3"},
