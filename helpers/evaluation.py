@@ -57,8 +57,8 @@ class Predictions:
 
     @property
     def correct(self) -> Tensor:
-        """Whether the predicted class is the label, (N,) bool."""
-        return self.predicted == self.labels
+        """Whether the predicted class is the label, (N,) bool; never where a logit is NaN."""
+        return (self.predicted == self.labels) & ~self.logits.isnan().any(1)
 
     @property
     def accuracy(self) -> float:

@@ -761,6 +761,12 @@ check_images_needed = number(  # for a 95 % interval of +-0.5 points at an accur
         1.96**2 * 0.25 / 0.005**2: "That is for 50 %, the worst case. Here p(1-p) is 0.91 * 0.09.",
         1.96**2 * 0.0819 / 0.0025**2: "That is 0.5 points in all. Asked for: 0.5 to each side.",
         0.0819 / 0.005**2: "That is one standard error. 95 % needs 1.96, so 1.96**2 as many.",
+        1.96**2 * 0.0819 / 0.5**2: "0.5 points are 0.005: the formula takes shares.",
+        1.96 * 0.0819 / 0.005: "Square 1.96 and 0.005: both stand outside of the root.",
+        2
+        * 1.96**2
+        * 0.0819
+        / 0.005**2: "That is for the difference of two nets. One is asked for.",
     },
     rtol=0.02,
 )
@@ -792,11 +798,15 @@ def check_class_accuracy(function: Callable) -> str:
         raise Wrong("Divided by columns: of what was *called* a class, which share was one. Rows!")
     if close(found, [8 / 20, 3 / 20, 1 / 20]):
         raise Wrong("Divided by all images: the classes add up to the overall accuracy. Per row!")
-    right = [0.8, 0.75, 1 / 6]
+    right = np.array([0.8, 0.75, 1 / 6])
+    if close(found, 100 * right):
+        raise Wrong("Right, in per cent: return shares, 0 to 1.")
+    if close(found, 1 - right):
+        raise Wrong("Those are the shares that were missed: 1 minus them.")
     if not close(found, right) and np.allclose(found, right, atol=6e-3):
         raise Wrong("Rounded, it seems: return the shares as they are.")
     if not close(found, right):
-        raise Wrong(f"{found.round(3).tolist()}, not [0.8, 0.75, 0.167]: right ones over the row.")
+        raise Wrong(f"{found.round(3).tolist()} is not it: the right ones of a row over its sum.")
     return "The diagonal over the sums of the rows."
 
 
@@ -819,6 +829,12 @@ def check_grad_cam(function: Callable) -> str:
         raise Wrong("12 times too large: the weight is the mean over the map, not the sum.")
     if close(found, F.relu((g.mean((0, 2, 3), keepdim=True) * a).sum(1))):
         raise Wrong("The mean runs over the batch as well: each image has its own weights.")
+    if close(found, right / 5):
+        raise Wrong("A fifth of it: the channels are added up; only the weights are means.")
+    if close(found, weighted.sum(1).abs()):
+        raise Wrong("What speaks against the class is no evidence: ReLU makes it 0, abs does not.")
+    if close(found, right / right.amax((1, 2), keepdim=True)) or close(found, right / right.max()):
+        raise Wrong("Divided by a maximum: return the maps in logits, so that they compare.")
     if not close(found, right):
         raise Wrong("The shape is right, the values are not. Mean over h and w, weight, sum, ReLU.")
     return "Mean over the map, weighted sum of the channels, ReLU: Grad-CAM."
@@ -827,26 +843,28 @@ def check_grad_cam(function: Callable) -> str:
 @exercise
 def check_ece(function: Callable) -> str:
     """The expected calibration error on six predictions in two (of four) bins; one on an edge."""
-    sure = np.array([0.6, 0.75, 0.9, 0.9, 0.9, 1.0])
+    sure = np.array([0.6, 0.75, 0.95, 0.95, 0.95, 1.0])
     right = np.array([1, 1, 1, 0, 1, 0], dtype=bool)
-    expected = 2 / 6 * (1 - 0.675) + 4 / 6 * (0.925 - 0.5)
+    gaps = np.array([1 - 0.675, 0.9625 - 0.5])  # of (0.5, 0.75] and (0.75, 1]
     found = float(function(sure, right, 4))
     if math.isnan(found):
         raise Wrong("An empty bin gave nan: leave bins without images out.")
-    upwards = 1 / 6 * 0.4 + 4 / 6 * 0.1125
     gap, distance = abs(sure.mean() - right.mean()), abs(sure - right).mean()
     likely = {
-        (0.325 + 0.425) / 2: "Both bins weigh the same, but one has 2 images, the other 4.",
+        gaps.mean(): "Both bins weigh the same, but one has 2 images, the other 4.",
+        2 / 6 * (1 - 0.625) + 4 / 6 * (0.875 - 0.5): "That takes the middle of each bin: the "
+        "confidence of a bin is the mean over its images.",
         gap: "Too sure here and too modest there cancel: take |...| bin by bin.",
         distance: "That is the distance image by image: average within a bin first.",
-        upwards: "1.0 fell out of the last bin, and 0.75, on an edge, into the bin above: an upper "
-        "edge belongs to its bin.",
-        1 / 6 * 0.4 + 5 / 6 * 0.29: "0.75 lies on an edge, and belongs to the bin below it.",
+        1 / 6 * 0.4 + 4 / 6 * 0.15: "1.0 fell out of the last bin, and 0.75, on an edge, into the "
+        "bin above: an upper edge belongs to its bin.",
+        1 / 6 * 0.4 + 5 / 6 * 0.32: "0.75 lies on an edge, and belongs to the bin below it.",
     }
-    judge(found, expected, "2/6 of |0.675 - 1|, 4/6 of |0.925 - 0.5|: 0.3917.", likely, rtol=2e-4)
+    hint = "2/6 of |0.675 - 1| and 4/6 of |0.9625 - 0.5|."
+    judge(found, gaps @ [2 / 6, 4 / 6], hint, likely, rtol=2e-4)
     hint = "Two bins: all six lie in the second. Does your function use `bins`?"
-    judge(float(function(sure, right, 2)), 0.175, hint)
-    return "Each bin's gap between confidence and accuracy, weighted by its images: 0.3917."
+    judge(float(function(sure, right, 2)), gap, hint)
+    return "Each bin's gap between confidence and accuracy, weighted by its images: 0.4167."
 
 
 # Lesson 07

@@ -7,7 +7,7 @@ black and white.
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from textwrap import fill
 from typing import Any
 
@@ -95,9 +95,9 @@ def frame(
     for ax in panels[:, 0]:
         ax.set_ylabel(y)
     if panels.size == 1:
-        panels[0, 0].set_title(title)
+        panels[0, 0].set_title(title, parse_math=False)
         return figure, panels[0, 0]
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     return figure, panels.squeeze()
 
 
@@ -167,6 +167,16 @@ def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
     return told
 
 
+def wrap(text: str, width: int) -> str:
+    """Lines of at most `width` characters; those that the text has stay."""
+    return "\n".join(fill(line, width) for line in text.split("\n"))
+
+
+def plain(names: Iterable[str]) -> list[str]:
+    """Class names for the ticks of an axis, in which matplotlib would read formulas."""
+    return [name.replace("$", r"\$") for name in names]
+
+
 # Images
 
 
@@ -181,14 +191,16 @@ def image_grid(
     """Images (N,H,W,3) uint8 or 0..1, each with its title, row by row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    lines = 1 + max(text.count("\n") for text in titles)
-    inches = {"width": columns * size, "height": rows * (size + 0.22 * lines) + 0.4}
+    shown = [wrap(text, round(13 * size)) for text in titles]
+    lines = 1 + max(text.count("\n") for text in shown)
+    width = max(columns * size, 0.1 * len(title))
+    inches = {"width": width, "height": rows * (size + 0.22 * lines) + 0.4}
     figure, axes = frame(title, rows=rows, columns=columns, **inches, subplot_kw=BARE)
-    for ax, image, text in zip(np.ravel(axes), images, titles, strict=False):
+    for ax, image, text in zip(np.ravel(axes), images, shown, strict=False):
         ax.imshow(image)
         ax.set_title(text, fontsize=10, parse_math=False)
     if len(images) == 1:  # whose own title has taken the figure's place
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     names = [text.replace("\n", " ").strip() for text in dict.fromkeys(titles)]
     told = ", ".join(names[:12]) + (", and so on" if len(names) > 12 else "")
     alt = alt or f"{title}: {len(images)} images: {told}."
@@ -227,7 +239,7 @@ def bars(
 ) -> Picture:
     """One horizontal bar a name, its value at the end; `guess` is a dotted vertical line."""
     figure, ax = frame(title, x, height=0.42 * len(values) + 1.3)
-    drawn = ax.barh(list(values), list(values.values()), color=BLUE)
+    drawn = ax.barh(plain(values), list(values.values()), color=BLUE)
     ax.bar_label(drawn, [text.format(v) for v in values.values()], padding=4)
     ax.invert_yaxis()
     ax.margins(x=0.12)
@@ -572,24 +584,28 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -
     colour alone."""
     import seaborn
 
-    side = 0.62 * len(classes) + 1.6
+    many = len(classes) > 30
+    cell = 12 / len(classes) if many else max(0.62, 2.4 / len(classes))  # inches
+    names = plain(name[:20] if many else fill(name, 20) for name in classes)
+    side = (
+        cell * len(classes) + 0.7 + 0.09 * max(len(line) for n in names for line in n.split("\n"))
+    )
     figure, ax = frame(title, width=side + 1.4, height=side)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    names = [name.replace("$", r"\$") for name in classes]  # no formula
     seaborn.heatmap(
-        share, annot=matrix if len(classes) <= 30 else None, fmt="d", annot_kws={"size": 10},
+        share, annot=None if many else matrix, fmt="d", annot_kws={"size": 10},
         cmap="Blues", vmin=0, vmax=1, square=True, ax=ax, xticklabels=names, yticklabels=names,
         cbar_kws={"label": "share of the row", "shrink": 0.8},
     )  # fmt: skip
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.grid(False)
-    ax.tick_params(axis="x", rotation=90)
-    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=90, labelsize=min(12, 60 * cell))
+    ax.tick_params(axis="y", rotation=0, labelsize=min(12, 60 * cell))
     diagonal = share.diagonal()
     best, worst = classes[diagonal.argmax()], classes[diagonal.argmin()]
     alt = (
-        f"{title}: {len(classes)} by {len(classes)} counts, dark along the diagonal. Best: {best}, "
-        f"{diagonal.max():.0%} of its row; worst: {worst}, {diagonal.min():.0%}."
+        f"{title}: {len(classes)} by {len(classes)} counts, right ones on the diagonal. Best: "
+        f"{best}, {diagonal.max():.0%} of its row; worst: {worst}, {diagonal.min():.0%}."
     )
     return Picture(figure, alt)
 
@@ -600,8 +616,7 @@ def misclassified_grid(
     """Images (N,H,W,3), each with its predicted and its actual class; notes: a third line each."""
     notes = [""] * len(images) if notes is None else [f"\n{note}" for note in notes]
     titles = [
-        f"{fill(f'predicted {p}', 24)}\n{fill(f'actual {t}', 24)}{n}"
-        for p, t, n in zip(predicted, true, notes, strict=True)
+        f"predicted {p}\nactual {t}{n}" for p, t, n in zip(predicted, true, notes, strict=True)
     ]
     told = "; ".join(text.replace("\n", ", ") for text in titles[:5])
     alt = f"{title}: {len(images)} images, each with its predicted and actual class. First: {told}."
@@ -637,14 +652,16 @@ def overlay(ax: Axes, image: np.ndarray, values: np.ndarray, highest: float | No
 
 def class_evidence(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Picture:
     """An image (H,W,3) uint8 and over it raw maps (H,W) of named classes, all on one scale."""
-    inches = {"width": 3.1 * (1 + len(maps)) + 0.8, "height": 3.7}
+    names = [fill(name, 26) for name in maps]
+    lines = 1 + max(name.count("\n") for name in names)
+    inches = {"width": 3.1 * (1 + len(maps)) + 0.8, "height": 3.5 + 0.2 * lines}
     figure, axes = frame(title, columns=1 + len(maps), **inches, subplot_kw=BARE)
     highest = max(float(values.max()) for values in maps.values()) or 1.0
     axes[0].imshow(image)
     axes[0].set_title("the image")
-    for ax, (name, values) in zip(axes[1:], maps.items(), strict=True):
+    for ax, name, values in zip(axes[1:], names, maps.values(), strict=True):
         drawn = overlay(ax, image, values, highest)
-        ax.set_title(name)
+        ax.set_title(name, parse_math=False)
     figure.colorbar(drawn, ax=axes, label="evidence (logits)", shrink=0.85)
     peaks = "; ".join(f"{name}, {brightest(values)}" for name, values in maps.items())
     return Picture(figure, f"{title}: the image and over it Grad-CAM maps, one scale. {peaks}.")

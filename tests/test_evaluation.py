@@ -80,6 +80,13 @@ def guesses():
     return ev.Predictions(logits, torch.where(labels == 5, 6, labels))
 
 
+def test_a_logit_that_is_not_a_number_is_never_right():
+    logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0], [0.0, torch.nan], [0.0, 1.0]])
+    found = ev.Predictions(logits, torch.tensor([0, 0, 1, 0]))
+    assert found.correct.tolist() == [False, True, False, False]
+    assert found.accuracy == 0.25
+
+
 def test_image_set_is_normalised_with_its_own_statistics(model):
     data = image_set()
     x, y = by_hand(data)

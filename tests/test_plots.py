@@ -325,6 +325,28 @@ def test_long_class_names_are_broken_into_lines():
     assert picture.figure.axes[0].get_title() == "predicted cat\nactual Labrador\nretriever"
 
 
+@pytest.mark.parametrize("names", [
+    ("golden retriever", "german shepherd dog"),
+    ("a class with a name as long as a sentence, or longer than that", "us$ or ca$h, and a$b_$"),
+    tuple(f"species number {i}" for i in range(60)),
+], ids=("two", "long", "sixty"))  # fmt: skip
+def test_any_class_names_leave_room_for_the_figure(names, recwarn):
+    count = len(names)
+    figure = plots.confusion_matrix(np.eye(count, dtype=int), names, "Confusion matrix").figure
+    figure.canvas.draw()
+    assert max(figure.get_size_inches()) < 18
+    matrix = figure.axes[0].get_window_extent()
+    assert min(matrix.width, matrix.height) > 2 * figure.dpi
+    evidence = plots.class_evidence(images(1)[0], {f"true: {n}": bump(3) for n in names[:2]}, "t")
+    grid = plots.misclassified_grid(images(2), list(names[:2]), list(names[:2]), "t")
+    for picture in (evidence, grid):
+        picture.figure.canvas.draw()
+        boxes = [ax.title.get_window_extent() for ax in picture.figure.axes if ax.get_title()]
+        assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+    assert f"actual {names[0]}" in grid.alt
+    assert not recwarn.list
+
+
 def test_many_classes_are_told_by_colour_alone():
     for count, numbers in ((30, 900), (31, 0)):
         names = tuple(f"$c{i}^$" for i in range(count))

@@ -203,3 +203,9 @@ def test_what_lesson_05_says_of_muon():
     pairs = [(tried, rungs["course"]) for tried in (own, half, twice)] + [(own, half), (own, twice)]
     for better, worse in pairs:
         assert results.verdict([better[s] - worse[s] for s in worse]).endswith("better")
+
+
+def test_each_results_file_is_explained():
+    told = (results.ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for path in results.FOLDER.iterdir():
+        assert f"`{path.stem}" in told, path.name

@@ -1,7 +1,15 @@
 """Plausible wrong answers of lesson 06; each is rejected, each with its own message."""
 
 WRONG = {
-    "check_images_needed": ["answer = 38416", "answer = 50344", "answer = 3276", "answer = 10000"],
+    "check_images_needed": [
+        "answer = 38416",
+        "answer = 50344",
+        "answer = 3276",
+        "answer = 10000",
+        "answer = 1.26",
+        "answer = 6421",
+        "answer = 25170",
+    ],
     "check_confusion": [
         # rows and columns swapped
         """
@@ -30,8 +38,26 @@ def my_confusion(true, predicted, classes):
         "def class_accuracy(matrix): return (matrix.diagonal() / matrix.sum(1)).round(2)",
         "def class_accuracy(matrix): return matrix.diagonal()",
         "def class_accuracy(matrix): return matrix.trace() / matrix.sum()",
+        "def class_accuracy(matrix): return 100 * matrix.diagonal() / matrix.sum(1)",
+        "def class_accuracy(matrix): return 1 - matrix.diagonal() / matrix.sum(1)",
     ],
     "check_grad_cam": [
+        # the mean of the channels, for the sum
+        """
+def my_grad_cam(activations, gradients):
+    return torch.relu((gradients.mean((2, 3), keepdim=True) * activations).mean(1))
+""",
+        # abs, for the ReLU
+        """
+def my_grad_cam(activations, gradients):
+    return (gradients.mean((2, 3), keepdim=True) * activations).sum(1).abs()
+""",
+        # each map to its own maximum
+        """
+def my_grad_cam(activations, gradients):
+    maps = torch.relu((gradients.mean((2, 3), keepdim=True) * activations).sum(1))
+    return maps / maps.amax((1, 2), keepdim=True)
+""",
         # no ReLU
         """
 def my_grad_cam(activations, gradients):
@@ -70,6 +96,15 @@ def my_ece(confidence, correct, bins):
     index = np.ceil(confidence * bins).astype(int) - 1
     gaps = [abs(confidence[index == b].mean() - correct[index == b].mean()) for b in set(index)]
     return np.mean(gaps)
+""",
+        # the middle of a bin, for its mean confidence
+        """
+def my_ece(confidence, correct, bins):
+    index, total = np.ceil(confidence * bins).astype(int) - 1, 0.0
+    for b in set(index):
+        inside = index == b
+        total += inside.mean() * abs((b + 0.5) / bins - correct[inside].mean())
+    return total
 """,
         # the upper edges belong to the next bin
         """
