@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from helpers import recipes, results
-from helpers.checkpoint import NEWEST, CheckpointError
+from helpers.checkpoint import CheckpointError
 from helpers.data import HOLDOUT, Data, load
 from helpers.download import DownloadError
 from helpers.environment import CourseError
@@ -46,8 +46,6 @@ def train(args: argparse.Namespace) -> int:
             if rank == 0:
                 said = f"{data.name}, {len(data.train):,} training images", data.notice
                 print(*filter(None, said), sep="\n")
-                if (args.out / NEWEST).exists() and not args.resume:
-                    print(f"The checkpoint in {args.out} is replaced; --resume would go on from it")
             torch.manual_seed(args.seed)
             model = new_net(recipe, data, args.width).to(device)
             history = fit(

@@ -11,7 +11,7 @@ made, holds images out and leaves the test set alone.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -116,6 +116,12 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
     path = folder / f"ladder-w{width}.json"
     wanted = settings(COURSE, data, width, epochs, "ladder")
     runs = [] if not path.is_file() else stored_runs(path, wanted)
+    for run in runs:
+        if run["rung"] in LADDER and run["changes"] != changes(LADDER[run["rung"]]):
+            raise CourseError(
+                f"{path} holds {run['rung']!r} with other settings, {run['changes']}: move it "
+                "away, or measure into another folder, --out DIR"
+            )
     done = {(run["rung"], run["seed"]) for run in runs}
     for seed in range(seeds):
         for name, recipe in LADDER.items():
@@ -125,10 +131,18 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
             made = origin()
             _, run = one_run(recipe, data, width, seed, epochs)
             kept = ("seed", "accuracy", "accuracy_tta", "seconds")
-            runs.append({"rung": name} | {key: run[key] for key in kept} | made)
+            rung = {"rung": name, "changes": changes(recipe)}
+            runs.append(rung | {key: run[key] for key in kept} | made)
             save(path, {**wanted, "runs": runs})
     print(f"{path}: {len(runs)} runs")
     return path
+
+
+def changes(recipe: Recipe) -> dict:
+    """The fields in which a recipe differs from the course's, with its values, as JSON has them."""
+    course = asdict(COURSE)
+    differs = {key: value for key, value in asdict(recipe).items() if value != course[key]}
+    return json.loads(json.dumps(differs))
 
 
 def stored_runs(path: Path, wanted: dict) -> list[dict]:

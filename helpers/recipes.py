@@ -6,6 +6,7 @@ COURSE.lr(step, steps_per_epoch, 5) # five epochs instead of 24: the same curve,
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -47,11 +48,32 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             object.__setattr__(self, name, plain(value))
+        fits = {
+            "epochs": ("1 or more", self.epochs >= 1),
+            "batch_size": ("1 or more", self.batch_size >= 1),
+            "peak": ("a finite number, 0 or more", 0 <= self.peak < inf),
+            "momentum": ("0 or more, below 1", 0 <= self.momentum < 1),
+            "nesterov": ("False without momentum", self.momentum > 0 or not self.nesterov),
+            "weight_decay": ("0 or more", self.weight_decay >= 0),
+            "label_smoothing": ("0 to 1", 0 <= self.label_smoothing <= 1),
+            "bias_lr": ("above 0 (requires_grad_(False) freezes biases)", self.bias_lr > 0),
+            "muon": (
+                "None, or above 0 as the peak",
+                self.muon is None or self.muon * self.peak > 0,
+            ),
+            "ema": ("None, or between 0 and 1", self.ema is None or 0 < self.ema < 1),
+        }
+        for name, (expected, holds) in fits.items():
+            if not holds:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} in recipe {self.name}: expected {expected}"
+                )
 
     def lr(self, step: int, steps_per_epoch: int, epochs: int | None = None) -> float:
         """LR of step 0 to epochs * steps_per_epoch - 1; any other step raises ValueError.
 
-        As in Page's code the first step is above 0 and the last has the last knot's value, exactly.
+        As in Page's code the first step is above 0 and the last, be it the only one, has the last
+        knot's value, exactly.
         """
         epochs = self.epochs if epochs is None else epochs
         total = epochs * steps_per_epoch
@@ -59,17 +81,16 @@ class Recipe:
             raise ValueError(
                 f"step {step}: {epochs} epochs of {steps_per_epoch} steps have 0 to {total - 1}."
             )
-        if self.knots is None:  # one LR an epoch; a run of fewer epochs skips some, evenly
-            epoch = round(step // steps_per_epoch * 23 / max(epochs - 1, 1))
-            return source_one_cycle(epoch) * (self.peak / 0.472)
+        if self.knots is None:  # 24 LRs, one an epoch: in any run each lasts a 24th of the steps
+            return source_one_cycle(step * 24 // total) * (self.peak / 0.472)
         times, values = zip(*self.knots, strict=True)
         now = (step + 1) * times[-1]  # times multiplied by the steps of the run: whole numbers
         return self.peak * piecewise_linear(now, [time * total for time in times], values)
 
     def with_batch(self, batch_size: int) -> "Recipe":
         """The recipe at another batch size: LR in proportion (Goyal et al. 2017, arXiv:1706.02677),
-        Muon's, whose steps have a fixed length, with the square root (Malladi et al. 2022,
-        arXiv:2205.10287), and an average over as many images as before."""
+        Muon's with the square root, as Malladi et al. (2022, arXiv:2205.10287) derive it for Adam,
+        whose steps have a fixed length too, and an average over as many images as before."""
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: expected 1 or more images.")
         ratio = batch_size / self.batch_size

@@ -9,6 +9,7 @@ import operator
 import random
 import time
 import traceback
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -95,6 +96,11 @@ def fit(
         check_repeatable("val", val)
     if epochs < 1 or len(batches) < 1:
         raise ValueError(f"{epochs} epochs of {len(batches)} batches: expected 1 or more of both")
+    if epochs * len(batches) == 1 and recipe.lr(0, 1, 1) == 0:
+        warnings.warn(
+            "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
+        )
+    begun = False
     found, gradients = copy.deepcopy(model.state_dict()), [p.grad for p in model.parameters()]
     model.zero_grad()
     try:
@@ -105,6 +111,7 @@ def fit(
             if out is not None:
                 settings = checkpoint.settings(run, train, seed)
                 checkpoint.begin(run, out, settings, resume)
+                begun = True
             done, shown = len(run.history) * run.steps, verbose and run.rank == 0
             with progress_bar(epochs * run.steps, done, shown) as bar:
                 for epoch in range(len(run.history), epochs):
@@ -127,8 +134,11 @@ def fit(
         model.load_state_dict(found)
         for parameter, gradient in zip(model.to(home).parameters(), gradients, strict=True):
             parameter.grad = gradient
-        if isinstance(error, KeyboardInterrupt) and out is not None:
-            print("Interrupted. Resume it to go on from the last whole epoch in checkpoint.pt.")
+        if isinstance(error, KeyboardInterrupt):
+            kept = "no checkpoint was written. With out= there is one after each epoch"
+            if begun:
+                kept = "checkpoint.pt holds the last whole epoch. Resume the run to go on from it"
+            print(f"Interrupted: the net is as it was before this run, and {kept}.")
         raise
     if out is not None and run.rank == 0:
         checkpoint.write(out / "model.pt", model.state_dict())
@@ -383,9 +393,9 @@ def muon(model: nn.Module, recipe: Recipe, device: torch.device) -> Muon:
 
 
 def is_fresh(model: nn.Module) -> bool:
-    """No batch norm has seen an image; True as well for a net that has none."""
-    norms = (m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats)
-    return not any(norm.running_mean.any() for norm in norms)
+    """It has batch norms, and none has seen an image: without them nobody could tell."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    return bool(norms) and not any(norm.running_mean.any() for norm in norms)
 
 
 @torch.no_grad()
