@@ -432,6 +432,8 @@ def check_my_steep(function: Callable) -> str:
         lr[rise.argmax()]: "There the loss rises fastest. A fall has a negative slope.",
         lr[against_lr.argmin()]: "That slope is against lr. On a log axis take it against log lr.",
     }
+    between = "np.diff gives the slope between two steps; np.gradient gives it at a step."
+    likely |= {lr[41]: between, (lr[40] + lr[41]) / 2: between, (lr[40] * lr[41]) ** 0.5: between}
     judge(found, lr[40], f"The fall is fastest at {lr[40]:.3g}.", likely)
     uneven = np.concatenate([lr[:44], lr[44::4]])  # steps that are four times as far apart
     curve = 2.3 - 1.5 / (1 + (uneven / 0.01) ** -2.0)

@@ -72,6 +72,8 @@ class RangeTest:
         steps, y, slope = self.curve("accuracy" if rule == "accuracy" else "loss", smooth)
         if rule == "accuracy":
             y, slope = -y, -slope  # from here on, down is better
+        if np.ptp(y) <= 1e-9 * np.abs(y).max():
+            raise ValueError("the curve is flat: take a higher end_lr, or look at the first value")
         first, lowest, last = 0, int(np.argmin(y)), len(y) - 1
         if lowest == 0:
             raise ValueError("never better than at the start: take a lower start_lr, or more steps")

@@ -373,10 +373,13 @@ def range_test(
     percent(bottom.yaxis)
     note = note_guess(top, guess, horizontal=False)
     steps, loss, _ = found.curve()
+    where, right, _ = found.curve("accuracy")
+    best = found.lr[where[right.argmax()]]
     alt = (
         f"{title}: loss above and accuracy below against the learning rate. The smoothed "
         f"loss falls to {loss.min():.2f} at {found.lr[steps[loss.argmin()]]:.2g}; "
-        f"it ends at {loss[-1]:.2f}."
+        f"it ends at {loss[-1]:.2f}. The accuracy rises to {right.max():.0%} at {best:.2g} and "
+        f"ends at {right[-1]:.0%}."
     )
     if choices:
         top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
@@ -425,12 +428,16 @@ def same_training(
         ends.append(f"{name} " + ("broke off" if broken else f"{accuracy[-1]:.1%}"))
     draw_steps(left, losses, first=1)
     draw_steps(right, accuracies, first=1)
+    for line in right.get_lines():
+        line.set_label("_")  # one legend for both panels
     left.set(title="training images", ylabel="training loss (nats)")
     left.set_ylim(0, min(5, left.get_ylim()[1]))  # the loss of a divergent run knows no bounds
     right.set(title="held-out images", ylabel="held-out accuracy")
     right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
     percent(right.yaxis)
     note = note_guess(right, guess)
+    if right.texts:  # the note, which has lifted this panel's title
+        left.set_title(left.get_title(), pad=20)
     return Picture(figure, f"{title}. Held-out accuracy at the end: {', '.join(ends)}.{note}")
 
 

@@ -113,8 +113,9 @@ def verdict(differences: Sequence[float]) -> str:
     """What paired differences (n,) of accuracies, 0..1, decide."""
     points = [100 * float(d) for d in differences]
     mean, half, n = statistics.mean(points), half_interval(points), len(points)
-    if n < 2:
-        return f"{mean:+.1f} points from one pair: undecided, the noise is not known"
+    if n < 2 or half == 0:
+        pairs = "one pair" if n < 2 else f"{n} equal pairs"
+        return f"{mean:+.1f} points from {pairs}: undecided, the noise is not known"
     sure = "better" if mean > half else "worse" if mean < -half else "undecided"
     return f"{mean:+.1f} ± {half:.1f} points from {n} pairs: {sure}"
 

@@ -157,7 +157,8 @@ def dry_run(
     problems = []
     if isinstance(schedule, LRScheduler):
         lr, momenta, peak, end = _run_copy(schedule, total, peak)
-        made_with = schedule.optimizer.defaults.get("momentum")
+        made = schedule.optimizer.defaults
+        made_with = made.get("momentum", made.get("betas", [None])[0])  # Adam's: beta1
         if momenta and made_with is not None and set(momenta) != {made_with}:
             low, high = min(momenta[:total]), max(momenta[:total])
             problems.append(f"momentum is cycled too: {low:g} to {high:g}, not {made_with:g}")
@@ -197,9 +198,10 @@ def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     scheduler = copy.deepcopy(scheduler)
     group = scheduler.optimizer.param_groups[0]
     read = lambda: (float(group["lr"]), group.get("momentum", group.get("betas", [None])[0]))
-    if peak is None:
+    done = scheduler.last_epoch  # 0, or more where it has run: its peak may lie behind it
+    if peak is None and not done:
         peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
-    seen, end = [read()], getattr(scheduler, "total_steps", 10**9)
+    seen, end = [read()], getattr(scheduler, "total_steps", 10**9 + done) - done
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch misses the optimizer.step() before each step()
         for _ in range(min(total, end)):

@@ -100,8 +100,8 @@ def test_a_measurement_says_what_is_wrong_with_its_folder(tmp_path, monkeypatch,
     monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
     command = "measure --data shapes --limit 600 --width 4 --seeds 1 --recipe course --out".split()
     file = tmp_path / "course-w4.json"
-    assert cli.main([*command, str(tmp_path), "--epochs", "1"]) == 0
-    assert cli.main([*command, str(tmp_path), "--epochs", "2"]) == 1
+    assert cli.main([*command, str(tmp_path), "--epochs", "2"]) == 0
+    assert cli.main([*command, str(tmp_path), "--epochs", "3"]) == 1
     assert f"{file} holds runs with another epochs: move it away" in capsys.readouterr().err
     for damaged in ("notes", "[]", "{}", '{"runs": [{}]}'):
         file.write_text(damaged)

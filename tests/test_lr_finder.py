@@ -465,8 +465,9 @@ def test_accuracy_the_source_s_way(every):
 @pytest.mark.parametrize(
     "loss, rule, message",
     [
-        (lambda lr: np.full(100, 2.3), "steep", "never better.*lower start_lr"),
-        (lambda lr: np.full(100, 2.3), "slide", "never better.*lower start_lr"),
+        (lambda lr: np.full(100, 2.3), "steep", "flat.*higher end_lr"),
+        (lambda lr: np.full(100, 2.3), "minimum", "flat.*higher end_lr"),
+        (lambda lr: np.full(100, 2.3), "slide", "flat.*higher end_lr"),
         (lambda lr: 1 + lr, "steep", "never better.*lower start_lr"),
         (lambda lr: -np.sqrt(lr), "steep", "higher end_lr"),
         (lambda lr: -np.sqrt(lr), "minimum", "higher end_lr"),

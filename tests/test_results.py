@@ -96,6 +96,11 @@ def test_the_ladder_is_judged_on_held_out_images(tmp_path, monkeypatch):
     assert [(run["rung"], run["seed"]) for run in found["runs"]] == [("course", 0), ("source", 0)]
     measure.ladder(held, 4, 1, 1, tmp_path)
     assert json.loads(path.read_text()) == found  # nothing was measured twice
+    assert found["runs"][0]["changes"] == {"batch_size": 50, "peak": few["course"].peak,
+                                           "ema": few["course"].ema}  # fmt: skip
+    monkeypatch.setattr(measure, "LADDER", few | {"source": replace(few["source"], peak=0.1)})
+    with pytest.raises(CourseError, match="holds 'source' with other settings"):
+        measure.ladder(held, 4, 2, 1, tmp_path)
 
 
 @pytest.mark.parametrize("n", [2, 3, 9, 30])
@@ -110,7 +115,8 @@ def test_verdicts():
     assert results.verdict([0.02, 0.021, 0.019]).endswith("better")
     assert results.verdict([-0.02, -0.021, -0.019]).endswith("worse")
     assert results.verdict([0.02, -0.021, 0.019]).endswith("undecided")
-    assert "one pair" in results.verdict([0.02])
+    assert "one pair: undecided" in results.verdict([0.02])
+    assert "2 equal pairs: undecided" in results.verdict([0.02, 0.02])
 
 
 def test_the_tables_hold_the_numbers_of_the_files(folder):

@@ -201,6 +201,15 @@ def test_dry_run_of_torch_schedulers():
     assert [p[:16] for p in dry_run(kept, 50).problems] == ["peak 0.4 missed:"]
     assert "has 50 steps, the training 40" in dry_run(kept, 40).problems[0]
     assert "has 50 steps, the training 60" in dry_run(kept, 60).problems[0]
+    adam = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    cycled = dry_run(OneCycleLR(adam, 0.4, 50), 50).problems
+    assert "momentum is cycled too: 0.85 to 0.95, not 0.9" in cycled
+    running = OneCycleLR(sgd(), 0.4, 60, cycle_momentum=False)
+    for _ in range(30):
+        running.optimizer.step()
+        running.step()
+    assert dry_run(running, 30).problems == []  # from where it stands, the peak behind it
+    assert "has 30 steps, the training 50" in dry_run(running, 50).problems[0]
     cyclic = CyclicLR(sgd(), 0.1, 0.4, 30, cycle_momentum=False)
     assert "peak 0.4 missed" in dry_run(cyclic, 20).problems[0]
     assert dry_run(cyclic, 200).problems == []

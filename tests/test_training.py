@@ -183,8 +183,10 @@ def test_batch_size_scales_the_learning_rate_and_frozen_weights_stay():
     model.stem.requires_grad_(False)
     stem = weights(model.stem)["0.weight"]
     recipe = replace(SMALL, dirac_init=False, knots=None)
-    history = fit(model, pictures(), recipe=recipe.with_batch(16), epochs=1, verbose=False)
-    assert history[0]["lr"] == pytest.approx(recipe.lr(0, 1, 1) / 2)
+    images = pictures()
+    history = fit(model, images, recipe=recipe.with_batch(16), epochs=1, verbose=False)
+    steps = len(images) // 16
+    assert history[0]["lr"] == pytest.approx(recipe.lr(steps - 1, steps, 1) / 2)
     assert torch.equal(model.stem[0].weight, stem)
 
 
@@ -212,6 +214,15 @@ def test_dirac_init_leaves_grouped_convolutions_and_trained_nets_alone():
     trained = weights(model)
     fit(model, pictures(), recipe=still, epochs=1, verbose=False)
     assert all(torch.allclose(p, trained[name]) for name, p in model.named_parameters())
+    bare = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 10))
+    before = weights(bare)  # without batch norm: trained or not, nobody can tell
+    fit(bare, pictures(), recipe=still, epochs=1, verbose=False)
+    assert all(torch.allclose(p, before[name]) for name, p in bare.named_parameters())
+
+
+def test_a_run_whose_only_step_learns_nothing_warns():
+    with pytest.warns(UserWarning, match="the only step has an LR of 0"):
+        fit(net(), batches()[:1], recipe=SMALL, epochs=1, verbose=False)
 
 
 def test_muon_moves_a_convolution_that_starts_at_zero():
@@ -517,7 +528,9 @@ def test_kill_from_outside_at_any_second_and_resume(delay, spawn, whole, tmp_pat
     assert same(torch.load(tmp_path / "model.pt", weights_only=True), whole)
 
 
-def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
+def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_bits(
+    tmp_path, capsys
+):
     class Interrupted(list):
         passes = 0
 
@@ -533,7 +546,12 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     before = weights(model)
     with pytest.raises(KeyboardInterrupt):
         fit(model, Interrupted(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+    said = capsys.readouterr().out
+    assert "net is as it was before" in said and "checkpoint.pt holds the last whole epoch" in said
     assert same(model, before)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, Interrupted(batches()), recipe=SMALL, verbose=False)
+    assert "no checkpoint was written" in capsys.readouterr().out
     history = fit(model, batches(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
     assert same(model, expected) and [epoch["epoch"] for epoch in history] == [1, 2, 3]
 
