@@ -749,10 +749,11 @@ def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None =
     x, y = "times faster: the part that is improved", "times faster: the whole"
     figure, ax = frame("Amdahl's law", x, y, height=3.8)
     speedup = lambda share: (factors, 1 / (1 - share + share / factors))
-    draw(ax, {f"{100 * share:.3g}% of the time": speedup(share) for share in shares})
+    limits = {share: f"{100 * share:.3g}% of the time: {1 / (1 - share):.3g}" for share in shares}
+    draw(ax, {f"{limit} at most": speedup(share) for share, limit in limits.items()})
     ax.loglog()
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     alt = note_guess(ax, guess)
-    ends = ", ".join(f"{100 * share:.3g}%: {1 / (1 - share):.3g}" for share in shares)
-    return Picture(figure, f"Curves that level off. Limit by share of the time: {ends}.{alt}")
+    return Picture(figure, f"Curves that level off. Limits: {', '.join(limits.values())}.{alt}")

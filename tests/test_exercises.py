@@ -111,8 +111,9 @@ IN_ANOTHER_PRECISION = {
     "check_annealing": lambda t, first, last, peak, end: (
         end + (peak - end) * (1 + torch.cos(torch.tensor((t - first) / (last - first) * np.pi))) / 2
     ),
-    "check_smoothed_loss": lambda logits, labels, smoothing: F.cross_entropy(
-        logits.double(), labels, label_smoothing=smoothing
+    "check_smoothed_loss": lambda logits, labels, smoothing: (
+        (1 - smoothing) * F.nll_loss(logits.double().log_softmax(1), labels)
+        - smoothing * logits.double().log_softmax(1).mean()
     ),
     "check_average_weights": average_in_doubles,
     "check_grad_cam": lambda a, g: F.relu((g.double().mean((2, 3), keepdim=True) * a).sum(1)),

@@ -68,7 +68,12 @@ WRONG = {
         # summed over the batch
         SMOOTHED.format("smoothing / classes", "sum"),
         # forgotten
-        "def smoothed_loss(logits, labels, smoothing): return F.cross_entropy(logits, labels)",
+        "def smoothed_loss(logits, labels, smoothing):\n"
+        "    logs = logits.log_softmax(1)\n"
+        "    return -logs.gather(1, labels[:, None]).mean()",
+        # bought ready-made
+        "def smoothed_loss(logits, labels, smoothing):\n"
+        "    return F.cross_entropy(logits, labels, label_smoothing=smoothing)",
     ],
     "check_average_weights": [
         # old and new swapped
