@@ -215,3 +215,11 @@ def test_each_results_file_is_explained():
     told = (results.ROOT / "CONTRIBUTING.md").read_text("utf-8")
     for path in results.FOLDER.iterdir():
         assert f"`{path.stem}" in told, path.name
+
+
+def test_what_lesson_05_says_of_the_lrs_of_2020():
+    rungs = {}
+    for run in results.widest("ladder")["runs"]:
+        rungs.setdefault(run["rung"], {})[run["seed"]] = run["accuracy"]
+    gaps = [rungs["LR of 2020, never 0"][seed] - old for seed, old in rungs["course"].items()]
+    assert not results.verdict(gaps).endswith("worse")
