@@ -48,8 +48,8 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
         if resume and run.rank == 0:
             print(f"{folder.name} has no checkpoint yet: the run begins with its first epoch")
         if run.rank == 0:
-            if (folder / NEWEST).exists() and not resume:
-                print(f"The checkpoint in {folder} is replaced; resuming would go on from it")
+            if not resume and any((folder / name).exists() for name in (NEWEST, PREVIOUS)):
+                print(f"{folder} held a checkpoint, which is replaced: this run does not resume it")
             folder.mkdir(parents=True, exist_ok=True)
             for name in (NEWEST, PREVIOUS):
                 (folder / name).unlink(missing_ok=True)  # none of another run may be taken for ours

@@ -31,6 +31,7 @@ LADDER = {
     "course": COURSE,
     "source": SOURCE,
     "LR of 2020, never 0": replace(COURSE, knots=None, peak=SOURCE.peak),
+    "peak 0.6, not 0.4": replace(COURSE, peak=0.6),
     "no Nesterov": replace(COURSE, nesterov=False),
     "no weight decay": replace(COURSE, weight_decay=0.0),
     "no label smoothing": replace(COURSE, label_smoothing=0.0),
@@ -117,9 +118,10 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
     wanted = settings(COURSE, data, width, epochs, "ladder")
     runs = [] if not path.is_file() else stored_runs(path, wanted)
     for run in runs:
-        if run["rung"] in LADDER and run["changes"] != changes(LADDER[run["rung"]]):
+        told = run.get("changes")  # None in files of an earlier version
+        if run["rung"] in LADDER and told != changes(LADDER[run["rung"]]):
             raise CourseError(
-                f"{path} holds {run['rung']!r} with other settings, {run['changes']}: move it "
+                f"{path} holds {run['rung']!r} with other or unknown settings, {told}: move it "
                 "away, or measure into another folder, --out DIR"
             )
     done = {(run["rung"], run["seed"]) for run in runs}

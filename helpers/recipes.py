@@ -49,8 +49,7 @@ class Recipe:
         for name, value in vars(self).items():
             object.__setattr__(self, name, plain(value))
         fits = {
-            "epochs": ("1 or more", self.epochs >= 1),
-            "batch_size": ("1 or more", self.batch_size >= 1),
+            "epochs": ("a whole number, 1 or more", self.epochs >= 1 == self.epochs // 1 / self.epochs),
             "peak": ("a finite number, 0 or more", 0 <= self.peak < inf),
             "momentum": ("0 or more, below 1", 0 <= self.momentum < 1),
             "nesterov": ("False without momentum", self.momentum > 0 or not self.nesterov),

@@ -111,7 +111,7 @@ def half_interval(values: Sequence[float]) -> float:
 
 def verdict(differences: Sequence[float]) -> str:
     """What paired differences (n,) of accuracies, 0..1, decide."""
-    points = [100 * float(d) for d in differences]
+    points = [round(100 * float(d), 6) for d in differences]  # equal ones shall be equal
     mean, half, n = statistics.mean(points), half_interval(points), len(points)
     if n < 2 or half == 0:
         pairs = "one pair" if n < 2 else f"{n} equal pairs"

@@ -151,7 +151,8 @@ def dry_run(
 
     schedule: a function of the step, or a torch scheduler on its optimizer, of which a copy is run
     from where it stands (first parameter group). momentum: a function of the step; torch's is read.
-    peak: the LR that some step should meet; torch's CyclicLR and OneCycleLR say it themselves.
+    peak: the LR that some step should meet; torch's CyclicLR and OneCycleLR say it themselves,
+    unless they have run already.
     """
     _positive(total=total)
     problems = []
@@ -198,7 +199,7 @@ def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     scheduler = copy.deepcopy(scheduler)
     group = scheduler.optimizer.param_groups[0]
     read = lambda: (float(group["lr"]), group.get("momentum", group.get("betas", [None])[0]))
-    done = scheduler.last_epoch  # 0, or more where it has run: its peak may lie behind it
+    done = getattr(scheduler, "last_epoch", 0)  # 0, or more where it has run: its peak may lie behind it
     if peak is None and not done:
         peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
     seen, end = [read()], getattr(scheduler, "total_steps", 10**9 + done) - done

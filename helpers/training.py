@@ -76,7 +76,7 @@ def fit(
     val_accuracy (None without val); seconds (of training).
 
     A net that was trained before goes on from its weights: `dirac_init` is for fresh ones, whose
-    batch norms have seen no image. Leaves the random state of torch, numpy and random as found
+    batch norms have seen no image; a net without any keeps its weights too. Leaves the random state of torch, numpy and random as found
     and, where it raises, the model too. Raises:
         ValueError, TypeError: before anything is trained, for arguments that do not fit together.
         NonFiniteLoss: with the first bad step, its LR and what to try.
@@ -135,10 +135,12 @@ def fit(
         for parameter, gradient in zip(model.to(home).parameters(), gradients, strict=True):
             parameter.grad = gradient
         if isinstance(error, KeyboardInterrupt):
-            kept = "no checkpoint was written. With out= there is one after each epoch"
+            kept = "nothing else was kept: with out= a checkpoint is written after each epoch"
+            if out is not None:
+                kept = f"the files in {out.name} are as they were"
             if begun:
-                kept = "checkpoint.pt holds the last whole epoch. Resume the run to go on from it"
-            print(f"Interrupted: the net is as it was before this run, and {kept}.")
+                kept = f"checkpoint.pt holds its {len(run.history)} whole epochs: resume to go on"
+            print(f"Interrupted. The net is as it was before this run, and {kept}.")
         raise
     if out is not None and run.rank == 0:
         checkpoint.write(out / "model.pt", model.state_dict())
