@@ -645,7 +645,7 @@ def check_smoothed_loss(function: Callable) -> str:
     others = F.cross_entropy(logits, torch.full((6, 4), 0.2 / 3).scatter(1, labels[:, None], 0.8))
     twice = F.cross_entropy(logits, torch.full((6, 4), 0.05).scatter(1, labels[:, None], 0.8))
     ready = Wrong("F.cross_entropy is the ready-made loss: use log_softmax and the targets.")
-    with patch.object(F, "cross_entropy", side_effect=ready):
+    with patch.object(F, "cross_entropy", side_effect=ready):  # imported by name it gets past
         unsmoothed, found = (array(function(logits, labels, s)) for s in (0.0, 0.2))
     if not close(unsmoothed, plain):
         raise Wrong("With smoothing 0 it must be the ordinary cross-entropy, mean over the batch.")

@@ -593,7 +593,8 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -
 
     many = len(classes) > 30
     cell = 12 / len(classes) if many else max(0.62, 2.4 / len(classes))  # inches
-    names = plain(name[:20] if many else fill(name, 20) for name in classes)
+    shorten = lambda name: name if len(name) < 21 else f"{name[:9]}…{name[-10:]}"
+    names = plain(shorten(name) if many else fill(name, 20) for name in classes)
     side = (
         cell * len(classes) + 0.7 + 0.09 * max(len(line) for n in names for line in n.split("\n"))
     )

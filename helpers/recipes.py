@@ -6,6 +6,7 @@ COURSE.lr(step, steps_per_epoch, 5) # five epochs instead of 24: the same curve,
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
 from typing import Literal
 
@@ -19,6 +20,15 @@ def plain(value):
     if isinstance(value, (tuple, list, np.ndarray)):
         return tuple(plain(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def rise(knots: tuple | None) -> bool:
+    """Whether knots make a schedule; None stands for the source's own."""
+    if not knots:
+        return knots is None
+    times, shares = zip(*knots, strict=True)
+    rises = times[0] == 0 and all(a < b for a, b in pairwise(times)) and len(times) > 1
+    return rises and all(0 <= share < inf for share in shares)
 
 
 @dataclass(frozen=True)
@@ -48,18 +58,21 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             object.__setattr__(self, name, plain(value))
+        whole = lambda number: isinstance(number, int) and number >= 1
         fits = {
-            "epochs": ("a whole number, 1 or more", self.epochs >= 1 == self.epochs // 1 / self.epochs),
+            "epochs": ("a whole number, 1 or more", whole(self.epochs)),
+            "batch_size": ("a whole number, 1 or more", whole(self.batch_size)),
             "peak": ("a finite number, 0 or more", 0 <= self.peak < inf),
+            "knots": (
+                "None, or times that rise from 0, with shares of 0 or more",
+                rise(self.knots),
+            ),
             "momentum": ("0 or more, below 1", 0 <= self.momentum < 1),
             "nesterov": ("False without momentum", self.momentum > 0 or not self.nesterov),
-            "weight_decay": ("0 or more", self.weight_decay >= 0),
+            "weight_decay": ("a finite number, 0 or more", 0 <= self.weight_decay < inf),
             "label_smoothing": ("0 to 1", 0 <= self.label_smoothing <= 1),
-            "bias_lr": ("above 0 (requires_grad_(False) freezes biases)", self.bias_lr > 0),
-            "muon": (
-                "None, or above 0 as the peak",
-                self.muon is None or self.muon * self.peak > 0,
-            ),
+            "bias_lr": ("above 0 (requires_grad_(False) freezes biases)", 0 < self.bias_lr < inf),
+            "muon": ("None, or above 0", self.muon is None or 0 < self.muon < inf),
             "ema": ("None, or between 0 and 1", self.ema is None or 0 < self.ema < 1),
         }
         for name, (expected, holds) in fits.items():

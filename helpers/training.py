@@ -76,8 +76,8 @@ def fit(
     val_accuracy (None without val); seconds (of training).
 
     A net that was trained before goes on from its weights: `dirac_init` is for fresh ones, whose
-    batch norms have seen no image; a net without any keeps its weights too. Leaves the random state of torch, numpy and random as found
-    and, where it raises, the model too. Raises:
+    batch norms have seen no image; a net without any keeps its weights too. Leaves the random state
+    of torch, numpy and random as found and, where it raises, the model too. Raises:
         ValueError, TypeError: before anything is trained, for arguments that do not fit together.
         NonFiniteLoss: with the first bad step, its LR and what to try.
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
@@ -137,9 +137,9 @@ def fit(
         if isinstance(error, KeyboardInterrupt):
             kept = "nothing else was kept: with out= a checkpoint is written after each epoch"
             if out is not None:
-                kept = f"the files in {out.name} are as they were"
+                kept = f"the files in {out} are as they were"
             if begun:
-                kept = f"checkpoint.pt holds its {len(run.history)} whole epochs: resume to go on"
+                kept = f"checkpoint.pt has the epochs done ({len(run.history)}): resume to go on"
             print(f"Interrupted. The net is as it was before this run, and {kept}.")
         raise
     if out is not None and run.rank == 0:
@@ -389,7 +389,7 @@ def muon(model: nn.Module, recipe: Recipe, device: torch.device) -> Muon:
     weights = groups[0]["params"]
     groups[0]["params"] = [weight for weight in weights if weight.ndim != 4]
     filters = [weight for weight in weights if weight.ndim == 4]
-    ratio = recipe.muon / recipe.peak
+    ratio = recipe.muon / recipe.peak if recipe.peak else 0.0  # of the LR that a step is given
     groups.append({"params": filters, "scale": ratio, "momentum": 0.6, "muon": True})  # Jordan
     return Muon(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov)
 

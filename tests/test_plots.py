@@ -328,13 +328,14 @@ def test_long_class_names_are_broken_into_lines():
 @pytest.mark.parametrize("names", [
     ("golden retriever", "german shepherd dog"),
     ("a class with a name as long as a sentence, or longer than that", "us$ or ca$h, and a$b_$"),
-    tuple(f"species number {i}" for i in range(60)),
+    tuple(f"a species with one beginning, number {i}" for i in range(60)),
 ], ids=("two", "long", "sixty"))  # fmt: skip
 def test_any_class_names_leave_room_for_the_figure(names, recwarn):
     count = len(names)
     figure = plots.confusion_matrix(np.eye(count, dtype=int), names, "Confusion matrix").figure
     figure.canvas.draw()
     assert max(figure.get_size_inches()) < 18
+    assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == count
     matrix = figure.axes[0].get_window_extent()
     assert min(matrix.width, matrix.height) > 2 * figure.dpi
     evidence = plots.class_evidence(images(1)[0], {f"true: {n}": bump(3) for n in names[:2]}, "t")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CyclicLR,
     ExponentialLR,
     LambdaLR,
@@ -204,6 +205,8 @@ def test_dry_run_of_torch_schedulers():
     adam = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     cycled = dry_run(OneCycleLR(adam, 0.4, 50), 50).problems
     assert "momentum is cycled too: 0.85 to 0.95, not 0.9" in cycled
+    halves = ChainedScheduler([ExponentialLR(sgd(), 0.5)])
+    assert dry_run(halves, 3).lr == pytest.approx([0.1, 0.05, 0.025])
     running = OneCycleLR(sgd(), 0.4, 60, cycle_momentum=False)
     for _ in range(30):
         running.optimizer.step()
