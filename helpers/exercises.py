@@ -758,20 +758,18 @@ def check_sgd_step(function: Callable) -> str:
 # Lesson 06
 
 
+IMAGES = 1.96**2 * 0.0819 / 0.005**2
 check_images_needed = number(  # for a 95 % interval of +-0.5 points at an accuracy of 91 %
-    1.96**2 * 0.0819 / 0.005**2,
+    IMAGES,
     "About 12,600: the 10,000 images of the CIFAR-10 test set give +-0.56 points.",
     "Solve 0.005 = 1.96 * sqrt(0.91 * 0.09 / n) for n.",
     {
         1.96**2 * 0.25 / 0.005**2: "That is for 50 %, the worst case. Here p(1-p) is 0.91 * 0.09.",
-        1.96**2 * 0.0819 / 0.0025**2: "That is 0.5 points in all. Asked for: 0.5 to each side.",
+        4 * IMAGES: "That is 0.5 points in all. Asked for: 0.5 to each side.",
         0.0819 / 0.005**2: "That is one standard error. 95 % needs 1.96, so 1.96**2 as many.",
         1.96**2 * 0.0819 / 0.5**2: "0.5 points are 0.005: the formula takes shares.",
         1.96 * 0.0819 / 0.005: "Square 1.96 and 0.005: both stand outside of the root.",
-        2
-        * 1.96**2
-        * 0.0819
-        / 0.005**2: "That is for the difference of two nets. One is asked for.",
+        2 * IMAGES: "That is for the difference of two nets. One is asked for.",
     },
     rtol=0.02,
 )

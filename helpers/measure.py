@@ -25,7 +25,7 @@ from helpers.recipes import COURSE, SOURCE, SPEEDRUN, Recipe
 from helpers.results import FOLDER, origin, reached, save, settings, sha256
 from helpers.training import fit, rank_and_processes
 
-# The course without one of its changes at a time, the recipe of 2020, and a change not yet in it.
+# The course without one of its changes at a time, the recipe of 2020, and changes not yet in it.
 MUON_LR = SPEEDRUN.with_batch(COURSE.batch_size).muon
 LADDER = {
     "course": COURSE,

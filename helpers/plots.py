@@ -595,9 +595,8 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -
     cell = 12 / len(classes) if many else max(0.62, 2.4 / len(classes))  # inches
     shorten = lambda name: name if len(name) < 21 else f"{name[:9]}…{name[-10:]}"
     names = plain(shorten(name) if many else fill(name, 20) for name in classes)
-    side = (
-        cell * len(classes) + 0.7 + 0.09 * max(len(line) for n in names for line in n.split("\n"))
-    )
+    longest = max(len(line) for line in "\n".join(names).split("\n"))
+    side = cell * len(classes) + 0.7 + 0.09 * longest
     figure, ax = frame(title, width=side + 1.4, height=side)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     seaborn.heatmap(

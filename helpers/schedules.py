@@ -199,10 +199,8 @@ def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     scheduler = copy.deepcopy(scheduler)
     group = scheduler.optimizer.param_groups[0]
     read = lambda: (float(group["lr"]), group.get("momentum", group.get("betas", [None])[0]))
-    done = getattr(
-        scheduler, "last_epoch", 0
-    )  # 0, or more where it has run: its peak may lie behind it
-    if peak is None and not done:
+    done = getattr(scheduler, "last_epoch", 0)  # a chained one has none
+    if peak is None and not done:  # or it may lie behind
         peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
     seen, end = [read()], getattr(scheduler, "total_steps", 10**9 + done) - done
     with warnings.catch_warnings():

@@ -100,7 +100,6 @@ def fit(
         warnings.warn(
             "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
         )
-    begun = False
     found, gradients = copy.deepcopy(model.state_dict()), [p.grad for p in model.parameters()]
     model.zero_grad()
     try:
@@ -111,7 +110,6 @@ def fit(
             if out is not None:
                 settings = checkpoint.settings(run, train, seed)
                 checkpoint.begin(run, out, settings, resume)
-                begun = True
             done, shown = len(run.history) * run.steps, verbose and run.rank == 0
             with progress_bar(epochs * run.steps, done, shown) as bar:
                 for epoch in range(len(run.history), epochs):
@@ -135,12 +133,10 @@ def fit(
         for parameter, gradient in zip(model.to(home).parameters(), gradients, strict=True):
             parameter.grad = gradient
         if isinstance(error, KeyboardInterrupt):
-            kept = "nothing else was kept: with out= a checkpoint is written after each epoch"
+            kept = "With out= a folder would hold the epochs done."
             if out is not None:
-                kept = f"the files in {out} are as they were"
-            if begun:
-                kept = f"checkpoint.pt has the epochs done ({len(run.history)}): resume to go on"
-            print(f"Interrupted. The net is as it was before this run, and {kept}.")
+                kept = f"Resume to go on from the last whole epoch that {out.name} holds."
+            print(f"Interrupted. The net is as it was before this run. {kept}")
         raise
     if out is not None and run.rank == 0:
         checkpoint.write(out / "model.pt", model.state_dict())

@@ -78,6 +78,7 @@ def test_another_batch_size_keeps_the_rate_per_image_and_the_images_averaged_ove
     assert SOURCE.with_batch(256).ema is None
     assert replace(small, batch_size=512, peak=0.4, ema=0.99) == COURSE
     assert COURSE.with_batch(512) == COURSE
+    assert COURSE.with_batch(2048).peak == 1.6  # as lessons 05 and 07 say
     fast = SPEEDRUN.with_batch(500)
     assert (fast.peak, fast.muon) == pytest.approx((SPEEDRUN.peak / 4, SPEEDRUN.muon / 2))
     for bad in (0, -8):

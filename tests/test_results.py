@@ -202,11 +202,17 @@ def test_what_the_readme_says_of_the_gpu():
     assert all(found["course"]["width"] == 64 and len(c["runs"]) >= 9 for c in found.values())
 
 
-def test_what_lesson_05_says_of_muon():
-    """Better than the course at each LR tried, and at lesson 07's than at half and twice it."""
-    rungs = {}
+@pytest.fixture
+def rungs():
+    """Accuracies of the published ladder: rung, then seed."""
+    found = {}
     for run in results.widest("ladder")["runs"]:
-        rungs.setdefault(run["rung"], {})[run["seed"]] = run["accuracy"]
+        found.setdefault(run["rung"], {})[run["seed"]] = run["accuracy"]
+    return found
+
+
+def test_what_lesson_05_says_of_muon(rungs):
+    """Better than the course at each LR tried, and at lesson 07's than at half and twice it."""
     own, half, twice = (
         rungs[f"with Muon{more}"] for more in ("", ", half its LR", ", twice its LR")
     )
@@ -222,10 +228,15 @@ def test_each_results_file_is_explained():
         assert f"`{name}`" in told, path.name
 
 
-def test_what_lesson_05_says_of_the_lrs_of_2020():
-    rungs = {}
-    for run in results.widest("ladder")["runs"]:
-        rungs.setdefault(run["rung"], {})[run["seed"]] = run["accuracy"]
+def test_seconds_are_those_of_the_epochs():
+    """In files of before 2026-11-27 of the whole call, as CONTRIBUTING.md says."""
+    for recipe in ("source", "course", "speedrun", "speedrun-cpu", "speedrun-sgd"):
+        for run in (run for content in results.measured(recipe) for run in content["runs"]):
+            more = run["seconds"] - sum(run["seconds_per_epoch"])
+            assert abs(more) < 0.2 or run["date"] < "2026-11-27" and 0 < more < 1.5
+
+
+def test_what_lesson_05_says_of_the_lrs_of_2020(rungs):
     gaps = [rungs["LR of 2020, never 0"][seed] - old for seed, old in rungs["course"].items()]
     assert not results.verdict(gaps).endswith("worse")
     gaps = [rungs["peak 0.6, not 0.4"][seed] - old for seed, old in rungs["course"].items()]

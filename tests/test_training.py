@@ -547,11 +547,11 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     with pytest.raises(KeyboardInterrupt):
         fit(model, Interrupted(batches()), recipe=SMALL, out=tmp_path, verbose=False)
     said = capsys.readouterr().out
-    assert "net is as it was before" in said and "checkpoint.pt has the epochs done (1)" in said
+    assert "net is as it was before" in said and f"epoch that {tmp_path.name} holds" in said
     assert same(model, before)
     with pytest.raises(KeyboardInterrupt):
         fit(model, Interrupted(batches()), recipe=SMALL, verbose=False)
-    assert "nothing else was kept" in capsys.readouterr().out
+    assert "With out= a folder would hold the epochs" in capsys.readouterr().out
 
     class AtOnce(list):
         def __iter__(self):
@@ -560,7 +560,6 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     kept = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(KeyboardInterrupt):  # before the run has touched the folder
         fit(model, AtOnce(batches()), recipe=SMALL, out=tmp_path, verbose=False)
-    assert f"files in {tmp_path} are as they were" in capsys.readouterr().out
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
     history = fit(model, batches(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
     assert same(model, expected) and [epoch["epoch"] for epoch in history] == [1, 2, 3]
