@@ -133,10 +133,8 @@ def fit(
         for parameter, gradient in zip(model.to(home).parameters(), gradients, strict=True):
             parameter.grad = gradient
         if isinstance(error, KeyboardInterrupt):
-            kept = "With out= a folder would hold the epochs done."
-            if out is not None:
-                kept = f"Resume to go on from the last whole epoch that {out.name} holds."
-            print(f"Interrupted. The net is as it was before this run. {kept}")
+            print("Interrupted. The net is as it was before this run. With out=, resuming goes on "
+                  "from the last whole epoch in that folder.")  # fmt: skip
         raise
     if out is not None and run.rank == 0:
         checkpoint.write(out / "model.pt", model.state_dict())
