@@ -177,7 +177,7 @@ def dry_run(
         problems.append(f"the LR is negative at step {np.argmax(lr < 0)}: {lr[lr < 0][0]:.4g}")
     elif late and late[0] < 0:
         problems.append(f"the LR is below zero one step too late, at step {total}: {late[0]:.4g}")
-    if peak is not None and not math.isclose(lr.max(), peak, rel_tol=1e-9):
+    if peak is not None and not math.isclose(lr.max(), peak):
         problems.append(f"peak {peak:g} missed: the LR is {lr.max():.6g} at step {lr.argmax()}")
     return DryRun(lr, np.array(momenta[:total]) if momenta else None, problems)
 

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -143,8 +144,9 @@ def test_predict_names_what_is_wrong(model):
     x, y = by_hand(image_set())
     with pytest.raises(ValueError, match="no images"):
         ev.predict(model, [])
-    with pytest.raises(ValueError, match="as many classes as the data"):
-        ev.predict(model, [(x, y + 5)])
+    for labels in (torch.arange(23) % 11, y - 1):  # one class more than the net has, one of -1
+        with pytest.raises(ValueError, match="as many classes as the data"):
+            ev.predict(model, [(x, labels)])
     with pytest.raises(ValueError, match="one row of logits"):
         ev.predict(nn.Identity(), [(x, y)])
 
@@ -166,8 +168,8 @@ def test_confusion_equals_scikit_learn(guesses):
         assert found.dtype == np.int64 and np.array_equal(found, expected)
     assert ev.confusion(true, predicted, tuple("abcdefghi")).shape == (9, 9)
     assert ev.confusion(np.uint8([0, 200]), np.uint8([1, 200]))[200, 200] == 1, "uint8 overflow"
-    with pytest.raises(ValueError, match="expected 0 to 4"):
-        ev.confusion(true, predicted, tuple("abcde"))
+    with pytest.raises(ValueError, match="expected 0 to 5"):
+        ev.confusion(true, predicted, tuple("abcdef"))
     with pytest.raises(ValueError, match="run from -1"):
         ev.confusion(true, predicted - 1)
     for bad in (predicted[:-1], predicted[:, None], guesses.confidence, []):
@@ -176,7 +178,9 @@ def test_confusion_equals_scikit_learn(guesses):
 
 
 def test_per_class_accuracy_equals_scikit_learns_recall(guesses):
-    found = ev.per_class_accuracy(guesses.labels, guesses.predicted, tuple("abcdefg"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an empty class is no fault
+        found = ev.per_class_accuracy(guesses.labels, guesses.predicted, tuple("abcdefg"))
     expected = recall_score(
         guesses.labels, guesses.predicted, labels=range(7), average=None, zero_division=np.nan
     )
@@ -191,6 +195,8 @@ def test_misclassified_come_most_confident_first(guesses):
     assert ev.misclassified(guesses, 3).tolist() == [i for i in rows if guesses.labels[i] == 3]
     perfect = ev.Predictions(torch.eye(3), torch.arange(3))
     assert ev.misclassified(perfect).tolist() == []
+    alike = ev.Predictions(torch.zeros(100, 2), torch.ones(100, dtype=torch.int64))
+    assert ev.misclassified(alike).tolist() == list(range(100))  # equally sure: in their order
 
 
 @pytest.mark.parametrize("correct, n", [(9131, 10000), (0, 10), (10, 10), (1, 1), (7, 9)])
@@ -198,6 +204,7 @@ def test_wilson_equals_scipy(correct, n):
     expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     found = ev.wilson_interval(correct, n, z=norm.ppf(0.975))
     assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert ev.wilson_interval(correct, n) == pytest.approx(found, abs=1e-4)
     assert 0 <= found[0] <= correct / n <= found[1] <= 1
 
 

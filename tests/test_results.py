@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from helpers.environment import CourseError
 from helpers.evaluation import predict
 from helpers.layers import layer_table
 from helpers.models import DavidNet, SpeedNet
-from helpers.recipes import COURSE, SOURCE
+from helpers.recipes import COURSE, SOURCE, SPEEDRUN
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -226,6 +226,13 @@ def test_each_results_file_is_explained():
     for path in results.FOLDER.iterdir():
         name = path.stem if path.suffix == ".json" else path.name
         assert f"`{name}`" in told, path.name
+
+
+@pytest.mark.parametrize("recipe", [SOURCE, COURSE, SPEEDRUN], ids=lambda recipe: recipe.name)
+def test_published_results_are_those_of_the_recipe_as_it_is(recipe):
+    """A number changed in a recipe is a number that no published run was made with."""
+    for content in results.measured(recipe.name):
+        assert content["recipe"] == json.loads(json.dumps(asdict(recipe))), content["width"]
 
 
 def test_seconds_are_those_of_the_epochs():

@@ -51,6 +51,7 @@ def test_triangular_by_hand():
     assert [triangular(t, 1.0, 3.0, 2) for t in range(6)] == [1, 2, 3, 2, 1, 2]
     assert [triangular(t, 0.0, 4.0, 1, "triangular2") for t in (1, 3, 5)] == [4, 2, 1]
     assert triangular(3, 0.0, 4.0, 1, "exp_range", gamma=0.5) == 0.5
+    assert [triangular(t, 2.0, 2.0, 3) for t in range(7)] == [2] * 7
 
 
 @pytest.mark.parametrize("three_phase", [False, True])
@@ -85,6 +86,8 @@ def test_one_cycle_with_other_factors_equals_torch():
     scheduler = OneCycleLR(sgd(), 1.0, 100, div_factor=10, final_div_factor=5, pct_start=0.4)
     ours = [one_cycle(t, 100, 1.0, 0.4, 10, 5) for t in range(100)]
     np.testing.assert_allclose(ours, torch_lrs(scheduler, 100), rtol=1e-12)
+    ours = [one_cycle(t, 100, 1.0) for t in range(100)]
+    np.testing.assert_allclose(ours, torch_lrs(OneCycleLR(sgd(), 1.0, 100), 100), rtol=1e-12)
 
 
 def test_one_cycle_misses_a_peak_between_two_steps_as_torch_does():
@@ -102,7 +105,7 @@ def test_source_equals_the_24_logged_values_to_the_last_bit():
 
 
 def test_piecewise_linear_equals_numpy_and_meets_its_knots():
-    steps, values = (0, 490, 2000, 2351), (0.0, 0.4, 0.123, 0.0)
+    steps, values = (0, 490, 491, 2000, 2351), (0.0, 0.4, 0.38, 0.123, 0.0)
     ours = [piecewise_linear(t, steps, values) for t in range(2352)]
     np.testing.assert_allclose(ours, np.interp(range(2352), steps, values), rtol=1e-12, atol=1e-15)
     assert [ours[s] for s in steps] == list(values)
@@ -135,9 +138,14 @@ def test_no_schedule_answers_for_a_step_that_is_not_there(schedule, total):
         (lambda: triangular(0, 0.5, 0.1, 5), "base"),
         (lambda: triangular(0, 0.1, 0.5, 0), "half_cycle"),
         (lambda: triangular(0, 0.1, math.nan, 5), "peak"),
+        (lambda: triangular(0, 0.1, math.inf, 5), "peak"),
+        (lambda: triangular(0, 0.1, 0.5, 5, "exp_range", gamma=0), "gamma"),
         (lambda: triangular(0, 0.1, 0.5, 5, "cosine"), "mode"),
+        (lambda: one_cycle(0, 10, 0.0), "peak"),
+        (lambda: one_cycle(0, 10, 1.0, final_div_factor=0), "final_div_factor"),
+        (lambda: dry_run(source_one_cycle, 0), "total"),
         (lambda: one_cycle(0, 0, 1.0), "total"),
-        (lambda: one_cycle(0, 10, 1.0, pct_start=30), "pct_start"),
+        (lambda: one_cycle(0, 10, 1.0, pct_start=1.5), "pct_start"),
         (lambda: one_cycle(0, 10, 1.0, pct_start=0.1), "no rise"),  # torch: ZeroDivisionError
         (lambda: one_cycle(0, 10, 1.0, anneal="exp"), "anneal"),
         (lambda: one_cycle(0, 10, 1.0, div_factor=0), "div_factor"),
@@ -158,6 +166,8 @@ def test_dry_run_of_a_good_schedule_finds_nothing():
     assert run.problems == []
     assert run.lr.tolist() == [lr(t) for t in range(100)] and (run.momentum == 0.9).all()
     assert "no problem found" in str(run) and "0.4 " in str(run)
+    assert str(run).split("\n")[0].endswith("momentum")
+    assert "momentum" not in str(dry_run(lr, 100))
     assert dry_run(lambda t: triangular(t, 0.1, 0.4, 7), 100, peak=0.4).problems == []
     assert dry_run(source_one_cycle, 24, peak=0.472).problems == []
     assert (
@@ -176,6 +186,7 @@ def test_dry_run_of_a_good_schedule_finds_nothing():
         (lambda t: triangular(t, 0.1, 1.0, 5, "exp_range", 1.01), 50, None, []),
         (lambda t: [0.1, 0.2, math.nan][t], 3, None, ["not finite at step 2"]),
         (lambda t: 0.2 - 0.1 * t, 3, None, ["zero one step too late, at step 3: -0.1"]),
+        (lambda t: 3.0 - t, 3, None, []),  # it would be 0 there, which harms nothing
     ],
 )
 def test_dry_run_names_what_is_wrong(schedule, total, peak, messages):
