@@ -63,6 +63,11 @@ def data_source(text):
     return f"folder:{path}"
 
 
+def told(text):
+    """The help of a command, in the list of all and in its own --help."""
+    return {"help": text, "description": text}
+
+
 def parser():
     top = argparse.ArgumentParser(prog="python3 -m helpers", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
@@ -70,10 +75,11 @@ def parser():
     add = commands.add_parser
     run = add("run", help="execute the notebooks into build/")
     publish = add("publish", help="execute the notebooks and keep what came out in notebooks/")
-    test = add("test", help="pytest over tests/ and all notebooks; further arguments go to pytest")
+    on = "; further arguments go to "
+    test = add("test", **told("pytest over tests/ and all notebooks" + on + "pytest"))
     train = add("train", help="train the net, also by torchrun, in one process or several")
     measure = add("measure", help="train recipes over seeds into images/results/, for the README")
-    add("lab", help="open JupyterLab on notebooks/; further arguments go to it")
+    add("lab", **told("open JupyterLab on notebooks/, or the folder named" + on + "it"))
     add("doctor", help="what a bug report needs")
 
     for command in (run, publish):
@@ -208,8 +214,9 @@ def test(options, rest):
 
 
 def lab(options, rest):
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={NOTEBOOKS}"]
-    return environment.call(command + rest, more={**folders(), "JUPYTER_PREFER_ENV_PATH": "1"})
+    where = [] if any(Path(word).exists() for word in rest) else [f"--notebook-dir={NOTEBOOKS}"]
+    command = [sys.executable, "-m", "jupyterlab", *where, *rest]
+    return environment.call(command, more={**folders(), "JUPYTER_PREFER_ENV_PATH": "1"})
 
 
 def train(options, rest):
@@ -271,7 +278,6 @@ def main(arguments=None):
         if options.command == "doctor":
             python = environment.ready() or sys.executable
         else:
-            environment.check_python()
             if options.command in ("run", "publish"):
                 choose(options.only)  # before anything long
             python = environment.prepare()

@@ -173,7 +173,7 @@ class BatchAugment:
         """(count,5) int64, one row an image: top and left of the crop in the padded image, flip
         (0 or 1), top and left of the hole in the result. flips (count,): given, not drawn."""
         crop = torch.randint(2 * self.pad + 1, (count, 2), generator=generator)
-        coin = torch.rand(count, generator=generator)
+        coin = torch.rand(count, generator=generator)  # always: holes do not depend on the flips
         hole = torch.randint(SIZE - self.cutout + 1, (count, 2), generator=generator)
         if flips is None:
             if self.flip == "alternating":

@@ -62,7 +62,8 @@ class ImageSet:
             if not n:
                 raise ValueError("no images, and neither mean nor std to normalise others with")
             mean, std = channel_statistics(self.images)
-            self.mean, self.std = self.mean or mean, self.std or std
+            self.mean = mean if self.mean is None else self.mean
+            self.std = std if self.std is None else self.std
 
     def __len__(self) -> int:
         return len(self.labels)

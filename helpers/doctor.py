@@ -18,8 +18,11 @@ def report() -> str:
     """The text for the issue form, a line each."""
     free = shutil.disk_usage(str(ROOT)).free / 1e9
     data = Path(os.path.expanduser(os.environ.get("COURSE_DATA_ROOT") or str(ROOT / "data")))
-    here = (data / "cifar-10-batches-py" / "test_batch").is_file()
-    cifar = f"in {data}" if here else f"not in {data}: fetched at first use (170 MB)"
+    cifar = f"not in {data}: fetched at first use (170 MB)"
+    if (data / "cifar-10-batches-py" / "test_batch").is_file():
+        cifar = f"in {data}"
+    elif (data / "cifar-10-python.tar.gz").is_file():
+        cifar = f"the archive is in {data}: checked and unpacked at first use"
     rows = {
         "course": environment.git("describe", "--always", "--dirty") or "no git commit",
         "python": f"{platform.python_version()}, {sys.executable}",
@@ -64,7 +67,8 @@ def hardware() -> dict:
         import torch
         import torchvision  # noqa: F401
 
-        device = f"{gpu_or_cpu(torch)}; {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        device = f"{gpu_or_cpu(torch)}; {threads} thread" + "s" * (threads > 1)
     except Exception as error:  # absent or mismatched: exactly what the report is for
         device = f"unknown, torch cannot be imported: {error}"
     return {"cores": str(cores), "memory": memory, "device": device}

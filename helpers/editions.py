@@ -120,6 +120,7 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
       predict are shown; the rest becomes the speaker's notes.
     - A code cell is a subslide of its own under the section's heading: a figure without its code,
       other outputs below theirs. Code that prints nothing is a note, unless it defines something.
+      What needs a kernel, tagged `live`, is left out.
     """
     deck, cells, section, skipped = copy.deepcopy(notebook), [], "", False
 
@@ -144,7 +145,7 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
                     add(kind, new_markdown_cell("\n\n".join([top, *map(with_formulas, shown)])))
                 if told:
                     add("notes", new_markdown_cell("\n\n".join(map(with_formulas, told))))
-        elif not (skipped or cell.source == BOOTSTRAP_CELL or "exercise" in tags):
+        elif not (skipped or cell.source == BOOTSTRAP_CELL or {"exercise", "live"} & {*tags}):
             kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
             if not (cell.outputs or re.search(r"^(def|class) ", cell.source, re.M)):
                 add("notes", cell)

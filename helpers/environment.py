@@ -127,7 +127,7 @@ def in_environment() -> bool:
 
 def ready() -> "str | None":
     """An interpreter that has everything already: this one, else the course's own, else None."""
-    if not problems() and not (OWN and stamp() == "installing"):
+    if packages.supported() and not problems() and not (OWN and stamp() == "installing"):
         return sys.executable
     if not OWN and stamp() == digest() and ask(venv_python()) == []:
         return str(venv_python())
@@ -144,10 +144,10 @@ def prepare() -> str:
         CourseError: unsupported Python, no venv module, no network, full disk, an outdated or
             mismatched torch that must not be replaced.
     """
-    check_python()
     python = ready()
     if python:
         return python
+    check_python()
     if not OWN and in_environment() and installed("torch"):
         complete()
         return sys.executable

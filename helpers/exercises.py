@@ -143,6 +143,8 @@ check_count_versions = number(  # of draws of pad 4, crop 32, flip, and a whole 
         9**2 * 2 * 24**2: "Holes: 0 to 24 are 25 places, not 24.",
         9**2 * 2 * 32**2: "The hole lies wholly inside: it cannot begin at the last pixel.",
         9 * 2 * 25: "Crop and hole move down and across, each by itself: square both counts.",
+        9 * 2 * 25**2: "The crop moves down and across, each by itself: square its 9 as well.",
+        9**2 * 2 * 25: "The hole moves down and across, each by itself: square its 25 as well.",
         9**2 + 2 + 25**2: "Each crop goes with each flip and each hole: multiply, not add.",
     },
 )
@@ -167,6 +169,8 @@ def check_statistics(function: Callable) -> str:
         raise Wrong("That is the mean of the images' own stds: the spread between them is lost.")
     if close(std, values.std(0, ddof=1)):
         raise Wrong("That divides by the count less one, as torch.std does; numpy's std does not.")
+    if close(std, 255 * values.std(0)):
+        raise Wrong("The means are right, the stds are in 0..255: divide by 255 for both.")
     if not close(std, values.std(0)):
         raise Wrong(f"The stds are {std.round(3)}, not {values.std(0).round(3)}.")
     return "Mean and std over all pixels of all images, the spread between images included."
@@ -180,9 +184,11 @@ def check_normalise(function: Callable) -> str:
     x = torch.as_tensor(function(images.to(torch.uint8), mean, std))
     z = (images / 255 - torch.tensor(mean)) / torch.tensor(std)
     unscaled = (images - torch.tensor(mean)) / torch.tensor(std)
+    m, s = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    reshaped = z.reshape(2, 3, 32, 32), (images.reshape(2, 3, 32, 32) / 255 - m) / s
     right = z.permute(0, 3, 1, 2)
     need_shape(x, (2, 3, 32, 32), "channels come first.")
-    if close(x, z.reshape(2, 3, 32, 32)):
+    if any(close(x, mixed) for mixed in reshaped):
         raise Wrong("reshape keeps the order of the values and mixes up the axes: use permute.")
     if close(x, unscaled.permute(0, 3, 1, 2)):
         raise Wrong("mean and std belong to values in 0..1: divide by 255 first.")
@@ -238,6 +244,8 @@ def check_mended_steps(function: Callable) -> str:
     steps = A.Compose(function(), strict=True, seed=0)
     results = [steps(image=ruler)["image"] for _ in range(300)]
     need_shape(results[0], (32, 32, 3), "crop back to 32x32.")
+    if any(result[16, 17, 1] < result[16, 16, 1] for result in results):
+        raise Wrong("Some images are mirrored: here only padding and crop are asked for.")
     shifts = np.array([result[16, 16, :2].astype(int) - 16 for result in results])
     if len(np.unique(shifts, axis=0)) == 1:
         if any(isinstance(step, A.CenterCrop) for step in steps.transforms):
@@ -246,6 +254,9 @@ def check_mended_steps(function: Callable) -> str:
     for axis, low, high in zip(("down", "to the right"), shifts.min(0), shifts.max(0), strict=True):
         if (low, high) != (-4, 4):
             raise Wrong(f"The crop moves by {low} to {high} pixels {axis}, not by -4 to 4.")
+    still = (shifts == 0).all(1).sum()
+    if still > 30:  # 1 of 81 places, about 4 of 300
+        raise Wrong(f"{still} of 300 images stay where they are: pad and crop always, not by luck.")
     return "Images move by up to 4 pixels in each direction, and come out as 32x32."
 
 
@@ -287,6 +298,9 @@ check_conv_parameters = number(  # of a 5x5 convolution, 32 -> 48 channels, with
     {
         5 * 5 * 32 * 48: "That is without the biases: there is one for each output channel.",
         5 * 5 * 48 + 48: "Each output channel has a kernel for every input channel, not just one.",
+        5 * 5 * 32 * 48 + 32: "There is one bias for each *output* channel, 48 in all.",
+        5 * 5 * 33 * 48: "There is one bias for an output channel, not for each of its weights.",
+        5 * 5 * 32 * 48 + 32 * 48: "An output channel has one bias, not one for each input.",
         5 * 32 * 48: "A 5x5 kernel has 25 weights, not 5.",
         5 * 32 * 48 + 48: "A 5x5 kernel has 25 weights, not 5.",
     },
@@ -297,12 +311,20 @@ check_conv_parameters = number(  # of a 5x5 convolution, 32 -> 48 channels, with
 def check_receptive_field(function: Callable) -> str:
     """(size, jump) behind layers (kernel, stride, padding, dilation)."""
     conv, halve, strided, dilated = (3, 1, 1, 1), (2, 2, 0, 1), (3, 2, 1, 1), (3, 1, 2, 2)
+    covers = "a dilated kernel covers dilation * (k - 1) + 1"
     for name, layers, right, rule in [
-        ("one 3x3 convolution", [conv], (3, 1), "start at size 1 and add (k - 1) * jump"),
+        (
+            "one 3x3 convolution",
+            [conv],
+            (3, 1),
+            "size is 1 + (k - 1) * jump; stride 1 leaves the jump at 1",
+        ),
         ("two 3x3 convolutions", [conv, conv], (5, 1), "each adds 2; padding adds nothing"),
         ("stride 2, then 3x3", [halve, conv], (6, 2), "a stride counts in the layers behind it"),
         ("two strides of 2", [strided, strided], (7, 4), "jumps multiply, they do not add"),
-        ("dilation 2", [dilated], (5, 1), "a dilated kernel covers dilation * (k - 1) + 1"),
+        ("dilation 2", [dilated], (5, 1), covers),
+        ("5x5 with dilation 2", [(5, 1, 4, 2)], (9, 1), covers),
+        ("stride 2, then dilation 2", [halve, dilated], (10, 2), "all of it counts times the jump"),
     ]:
         found = two(function(layers), "size, jump")
         if found != right:
@@ -375,6 +397,8 @@ def check_mended_counter(counter: Callable) -> str:
     conv, pool = ("main", 3, 1), ("main", 2, 2)
     residual = [conv, pool, conv, conv, ("shortcut", 1, 2)]
     net = [conv, *residual, conv, pool, *residual]
+    if np.ndim(counter([conv])) != 0:
+        raise Wrong("Return one number, the size.")
     if counter([conv, pool, conv]) != 8:
         raise Wrong("A net without shortcuts has changed too: 3x3, pool 2, 3x3 must give 8.")
     likely = {114: "Still 114: a shortcut's stride still changes the jump of the main path."}

@@ -85,7 +85,7 @@ def layer_table(
 def _sequential(modules: list[tuple[str, nn.Module, Tensor]]) -> LayerTable:
     rows, rf, jump = [], 1, 1
     for name, module, out in modules:
-        if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        if isinstance(module, nn.Sequential):
             continue
         kind, macs, field = type(module).__name__, 0, (0, 0)
         if isinstance(module, (nn.Conv2d, nn.Linear)):

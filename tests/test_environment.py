@@ -98,6 +98,8 @@ def test_made_once_then_used_then_repaired(course: Path, bare: Path, with_pip: P
 
     second = ask(bare, course)
     assert second.stdout.split("\n") == [str(python), ""]  # nothing installed
+    newer = "import sys; sys.version_info = (3, 14, 0); " + PREPARE
+    assert ask(bare, course, newer).stdout.split("\n") == [str(python), ""]  # it is made already
 
     (own / "mine").touch()
     (course / "requirements.txt").write_text(REQUIREMENTS + "later\n")

@@ -438,6 +438,26 @@ def test_doctor_reports(capsys):
         assert name in shown
 
 
+def test_doctor_knows_an_archive_that_waits_to_be_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA_ROOT", str(tmp_path))
+    assert f"CIFAR-10: not in {tmp_path}: fetched" in doctor.report()
+    (tmp_path / "cifar-10-python.tar.gz").touch()
+    assert f"CIFAR-10: the archive is in {tmp_path}" in doctor.report()
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "test_batch").touch()
+    assert f"CIFAR-10: in {tmp_path}\n" in doctor.report()
+
+
+def test_lab_opens_the_notebooks_or_the_folder_named(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(environment, "call", lambda command, **more: called.append(command[3:]))
+    for words in ([], ["--port", "8889"], [str(tmp_path), "--no-browser"]):
+        cli.main(["lab", *words])
+    notebooks = f"--notebook-dir={cli.NOTEBOOKS}"
+    assert called[:2] == [[notebooks], [notebooks, "--port", "8889"]]
+    assert called[2] == [str(tmp_path), "--no-browser"]
+
+
 def test_doctor_tells_the_time_of_a_full_run_only_where_it_was_measured(tmp_path: Path):
     def measured(name: str, profile: str, device: str, seconds: float) -> str:
         runs = [{"device": device, "seconds": seconds}]

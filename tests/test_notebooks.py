@@ -130,6 +130,11 @@ def test_nothing_of_one_machine(notebook: NotebookNode):
         assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
+def test_the_glossary_is_in_order():
+    terms = re.findall(r"^- \*\*(.+?)\*\*", (FOLDER / "GLOSSARY.md").read_text("utf-8"), re.M)
+    assert len(terms) > 100 and terms == sorted(set(terms), key=str.lower)
+
+
 def test_links_to_files_lead_somewhere(notebook: NotebookNode):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(notebook)):
         if "://" not in link:

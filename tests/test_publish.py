@@ -188,6 +188,8 @@ def small_lesson() -> NotebookNode:
     figure.metadata = {"image/png": {"alt": "A line.", "width": 648}}
     exercise = new_code_cell("answer = ...", outputs=[new_output("stream", text="Not attempted.")])
     exercise.metadata = {"tags": ["exercise"]}
+    live = new_code_cell("answer = interact()", outputs=[new_output("stream", text="Hidden")])
+    live.metadata = {"tags": ["live"]}
     cells = [
         new_markdown_cell("# 09 Lesson\n\nWhat it is about.\n\n## Goals\n\n- One goal\n\n"
                           "## Prerequisites\n\nHidden knowledge."),  # fmt: skip
@@ -201,6 +203,7 @@ def small_lesson() -> NotebookNode:
         new_markdown_cell("More of the teacher's words."),
         new_markdown_cell("**Predict.** How many?"),
         exercise,
+        live,
         new_markdown_cell("<details><summary>Hint</summary>\n\nHidden hint.\n\n</details>"),
         new_markdown_cell("### A subsection\n\nText."),
         new_markdown_cell("### Bare"),

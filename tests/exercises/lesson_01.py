@@ -36,6 +36,8 @@ WRONG = {
         "answer = 9 * 2 * 25",
         "answer = 9 * 9 * 2 * 32 * 32",
         "answer = 9 * 9 + 2 + 25 * 25",
+        "answer = 9 * 2 * 25 * 25",
+        "answer = 9 * 9 * 2 * 25",
     ],
     "check_statistics": [
         STATISTICS.format("return images.mean(axis=(0, 1, 2)), images.std(axis=(0, 1, 2))"),
@@ -43,6 +45,7 @@ WRONG = {
         STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.var((0, 1, 2))"),
         STATISTICS.format("v = images / 255; return v.mean(), v.std()"),
         STATISTICS.format("return (images / 255).mean((0, 1, 2))"),
+        STATISTICS.format("return (images / 255).mean((0, 1, 2)), images.std((0, 1, 2))"),
         STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.std((0, 1, 2), ddof=1)"),
     ],
     "check_normalise": [
@@ -68,6 +71,8 @@ WRONG = {
         STEPS.format("A.PadIfNeeded(40, 40), A.CenterCrop(32, 32)"),
         STEPS.format("A.PadIfNeeded(40, 32), A.RandomCrop(32, 32)"),
         STEPS.format("A.PadIfNeeded(48, 48), A.RandomCrop(32, 32)"),
+        STEPS.format("A.PadIfNeeded(40, 40), A.RandomCrop(32, 32), A.HorizontalFlip()"),
+        STEPS.format("A.PadIfNeeded(40, 40, p=0.5), A.RandomCrop(32, 32)"),
         STEPS.format("A.PadIfNeeded(36, 36, position='top_left'), A.RandomCrop(32, 32)"),
     ],
     "check_worker_start": [

@@ -36,12 +36,21 @@ def mended_counter(layers):
 """
 
 WRONG = {
-    "check_conv_parameters": ["answer = 5 * 5 * 32 * 48", "answer = 5 * 5 * 48 + 48", "answer = 1"],
+    "check_conv_parameters": [
+        "answer = 5 * 5 * 32 * 48",
+        "answer = 5 * 5 * 48 + 48",
+        "answer = 1",
+        "answer = 5 * 5 * 32 * 48 + 32",
+        "answer = 5 * 5 * 33 * 48",
+        "answer = 5 * 5 * 32 * 48 + 32 * 48",
+    ],  # fmt: skip
     "check_receptive_field": [
         FIELD.format(body="jump *= stride; size += dilation * (kernel - 1) * jump"),
         FIELD.format(body="size += (kernel - 1) * jump; jump *= stride"),
         FIELD.format(body="size += dilation * (kernel - 1) * jump; jump += stride - 1"),
         FIELD.format(body="size += dilation * kernel * jump; jump *= stride"),
+        FIELD.format(body="size += (kernel - 1) * (jump + dilation - 1); jump *= stride"),
+        FIELD.format(body="size += (kernel - 1 + 2 * (dilation - 1)) * jump; jump *= stride"),
         FIELD.format(body="size += dilation * (kernel - 1) * jump; jump *= stride").replace(
             "size, jump\n", "size\n"
         ),
@@ -69,6 +78,9 @@ WRONG = {
     "check_mended_counter": [
         COUNTER.format(body="if kernel > 1: rf += (kernel - 1) * jump; jump *= stride"),
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride"),
+        COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride").replace(
+            "rf\n", "rf, jump\n"
+        ),
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= 1 if kernel == 2 else stride"),
         COUNTER.format(
             body="rf += (kernel - 1) * jump; jump = jump * stride if branch == 'main' else 1"
