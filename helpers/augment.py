@@ -204,6 +204,16 @@ class BatchAugment:
         return x
 
 
+def restart(item, seed: int) -> None:
+    """Begin `item` at `seed` if it is a random generator of torch, numpy or random."""
+    if isinstance(item, torch.Generator):
+        item.manual_seed(seed)
+    elif isinstance(item, np.random.Generator):
+        item.bit_generator.state = type(item.bit_generator)(seed).state
+    elif isinstance(item, (random.Random, np.random.RandomState)):
+        item.seed(seed)
+
+
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Whatever is drawn within, torch, numpy and random go on afterwards as if it were not."""

@@ -82,16 +82,18 @@ def write(path: Path, value, keep: Path | None = None) -> None:
     keep: the old file's new name; between the two renames it is there alone, under that name.
     """
     fresh = path.with_name(path.name + ".tmp")
-    with open(fresh, "wb") as file:
-        try:
+    try:
+        with open(fresh, "wb") as file:
             torch.save(value, file)
-        except RuntimeError as error:  # how torch says that the disk is full
-            raise OSError(f"{path} cannot be written whole, is the disk full? {error}") from error
-        file.flush()
-        os.fsync(file.fileno())  # on the disk before a name points to it
-    if keep is not None and path.exists():
-        os.replace(path, keep)
-    os.replace(fresh, path)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before a name points to it
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(fresh, path)
+    except RuntimeError as error:  # how torch says that the disk is full
+        raise OSError(f"{path} cannot be written whole, is the disk full? {error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def load(folder: Path, settings: dict) -> dict | None:

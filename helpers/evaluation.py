@@ -111,9 +111,12 @@ def predict(
     with eval_mode(model), torch.no_grad():
         for x, y in data:
             x = x.to(device)
-            out = (model(x) + model(x.flip(-1))) / 2 if tta else model(x)
-            logits.append(out.float())
-            labels.append(torch.as_tensor(y))
+            out, y = model(x), torch.as_tensor(y)
+            if not isinstance(out, Tensor) or y.is_floating_point():
+                got = f"{type(out).__name__} for images and labels of {y.dtype}"
+                raise TypeError(f"expected logits (B, C) and whole labels (B,), got a {got}")
+            logits.append(((out + model(x.flip(-1))) / 2 if tta else out).float())
+            labels.append(y)
     if not logits:
         raise ValueError("no images to predict: the data is empty, or an iterator already used up")
     return Predictions(torch.cat(logits).cpu(), torch.cat(labels).cpu().long())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from helpers.evaluation import eval_mode, predict
@@ -67,7 +68,7 @@ def grad_cam(
 
 
 def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
-    modules = dict(model.named_modules())
+    modules = dict(getattr(model, "_orig_mod", model).named_modules())  # of a compiled one, its net
     for name, module in modules.items():
         if name == layer or module is layer:
             return name, module
@@ -79,6 +80,7 @@ def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
 def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """The logits, and the maps that `layer` returned, as the first node of the graph."""
     found: list[Tensor] = []
+    model = getattr(model, "_orig_mod", model)  # compiled code would not see the hook
 
     def keep(module, inputs, output):
         if not isinstance(output, Tensor) or output.ndim != 4:
@@ -128,12 +130,9 @@ def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation (B,) of the maps a and b (B, h, w), image by image, ties sharing
     their mean rank; NaN where a map is flat."""
-    result = []
-    for u, v in zip(a.flatten(1).double(), b.flatten(1).double(), strict=True):
-        # How many values are smaller, less how many are larger: twice the rank, centred on 0.
-        u, v = (torch.sign(w[:, None] - w).sum(1) for w in (u, v))
-        result.append(u @ v / (u.norm() * v.norm()))
-    return torch.stack(result)
+    ranks = (rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (a, b))
+    u, v = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
+    return ((u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))).to(a)
 
 
 def randomization_cascade(
@@ -142,6 +141,7 @@ def randomization_cascade(
     """Does the map depend on what was learned (Adebayo et al. 2018)? On a copy of the model its
     children get fresh random weights, one after the other from the top down; after each, the raw
     maps' rank correlations (B,) with the trained model's."""
+    model = getattr(model, "_orig_mod", model)
     name, _ = _find(model, layer)
     trained = grad_cam(model, x, name, target)
     result, copied = {}, copy.deepcopy(model)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.augment import check_repeatable, random_state_kept
+from helpers.augment import check_repeatable, random_state_kept, restart
 from helpers.evaluation import Predictions, predict
 
 RULES = ("steep", "valley", "minimum", "slide", "accuracy")
@@ -248,12 +248,7 @@ def _seed_all(seed: int, objects: Iterable) -> None:
     np.random.seed(seed % 2**32)
     random.seed(seed)
     for item in objects:
-        if isinstance(item, torch.Generator):
-            item.manual_seed(seed)
-        elif isinstance(item, np.random.Generator):
-            item.bit_generator.state = type(item.bit_generator)(seed).state
-        elif isinstance(item, (random.Random, np.random.RandomState)):
-            item.seed(seed)
-        elif hasattr(item, "set_epoch") and hasattr(item, "seed"):  # Batches, DistributedSampler
+        restart(item, seed)
+        if hasattr(item, "set_epoch") and hasattr(item, "seed"):  # Batches, DistributedSampler
             item.seed = seed
             item.set_epoch(0)

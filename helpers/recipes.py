@@ -28,7 +28,9 @@ def rise(knots: tuple | None) -> bool:
         return knots is None
     times, shares = zip(*knots, strict=True)
     rises = times[0] == 0 and all(a < b for a, b in pairwise(times)) and len(times) > 1
-    return rises and all(0 <= share < inf for share in shares)
+    return (
+        rises and all(time % 1 == 0 for time in times) and all(0 <= share < inf for share in shares)
+    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Recipe:
             "batch_size": ("a whole number, 1 or more", whole(self.batch_size)),
             "peak": ("a finite number, 0 or more", 0 <= self.peak < inf),
             "knots": (
-                "None, or times that rise from 0, with shares of 0 or more",
+                "None, or whole epochs that rise from 0, with shares of 0 or more",
                 rise(self.knots),
             ),
             "momentum": ("0 or more, below 1", 0 <= self.momentum < 1),

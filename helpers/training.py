@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
 from tqdm import tqdm
 
 from helpers import checkpoint
@@ -29,6 +30,7 @@ from helpers.augment import (
     Batches,
     check_repeatable,
     random_state_kept,
+    restart,
     seed_transform,
 )
 from helpers.data import ImageSet
@@ -68,7 +70,8 @@ def fit(
     device: where to train, and where the model stays; default: where it is.
     out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and
         `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
-        epoch, on a CPU bit for bit; without, checkpoints of an earlier run in it are deleted.
+        epoch, on a CPU bit for bit; without, checkpoints of an earlier run in it are deleted. (Of
+        batches only the number is compared: that they are of the same images is for you to see.)
     compile: torch.compile, on CUDA only. verbose: a line an epoch, and a progress bar for people.
 
     Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, so
@@ -76,8 +79,9 @@ def fit(
     val_accuracy (None without val); seconds (of training).
 
     A net that was trained before goes on from its weights: `dirac_init` is for fresh ones, whose
-    batch norms have seen no image; a net without any keeps its weights too. Leaves the random state
-    of torch, numpy and random as found and, where it raises, the model too. Raises:
+    batch norms have seen no image; a net without any keeps its weights too, and so do frozen ones.
+    Leaves the random state of torch, numpy and random as found and, where it raises, the model too;
+    generators of a loader and its data set begin anew in each epoch. Raises:
         ValueError, TypeError: before anything is trained, for arguments that do not fit together.
         NonFiniteLoss: with the first bad step, its LR and what to try.
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
@@ -85,8 +89,8 @@ def fit(
     """
     if resume and out is None:
         raise ValueError("resume=True needs out: the folder with the checkpoint to go on from")
-    home, out = device_of(model), None if out is None else Path(out)
-    device = home if device is None else torch.device(device)
+    out = None if out is None else Path(out)
+    device = device_of(model) if device is None else torch.device(device)
     epochs = operator.index(recipe.epochs if epochs is None else epochs)
     seed = operator.index(seed)
     if seed < 0:
@@ -100,13 +104,15 @@ def fit(
         warnings.warn(
             "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
         )
-    found, gradients = copy.deepcopy(model.state_dict()), [p.grad for p in model.parameters()]
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise ValueError("a lazy layer has no weights yet: call the model on a batch first")
+    found = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
+    gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     try:
         with eval_mode(model), random_state_kept():
-            run = Run(model, batches, recipe, epochs, device, compile)
-            for name, data in (("train", train), ("val", val)):
-                try_out(model, name, data)
+            layout = try_out(model, device, {"train": train, "val": val})
+            run = Run(model, batches, recipe, epochs, device, compile, layout)
             if out is not None:
                 settings = checkpoint.settings(run, train, seed)
                 checkpoint.begin(run, out, settings, resume)
@@ -126,29 +132,32 @@ def fit(
                         checkpoint.save(out, checkpoint.state(run, settings))
                     if shown:
                         print_line(bar, run.history[-1])
+        if out is not None and run.rank == 0:
+            checkpoint.write(out / "model.pt", run.final.state_dict())
         model.load_state_dict(run.final.state_dict())
         model.zero_grad()
     except BaseException as error:
-        model.load_state_dict(found)
-        for parameter, gradient in zip(model.to(home).parameters(), gradients, strict=True):
+        for tensor, old in zip((*model.parameters(), *model.buffers()), found, strict=True):
+            tensor.data = old
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
         if isinstance(error, KeyboardInterrupt):
             print("Interrupted. The net is as it was before this run. With out=, resuming goes on "
                   "from the last whole epoch in that folder.")  # fmt: skip
         raise
-    if out is not None and run.rank == 0:
-        checkpoint.write(out / "model.pt", model.state_dict())
     return run.history
 
 
 class Run:
     """One training: what lives from step to step, and is therefore what a checkpoint holds."""
 
-    def __init__(self, model, batches, recipe: Recipe, epochs: int, device, compile: bool = False):
+    def __init__(
+        self, model, batches, recipe: Recipe, epochs: int, device, compile=False, layout=None
+    ):
         self.model, self.batches, self.recipe, self.epochs = model, batches, recipe, epochs
         self.device, self.steps, self.history = device, len(batches), []
         self.rank, self.processes = rank_and_processes()
-        self.layout = memory_format(model, device)
+        self.layout = layout or memory_format(model, device)
         self.half = None  # half precision pays on CUDA alone; on a CPU it can be 30 times slower
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -162,9 +171,10 @@ class Run:
         # The scaler leaves out a step that overflows. Left to fused SGD, an overflow in the very
         # first step would keep whatever lies in fresh memory as momentum.
         self.optimizer._step_supports_amp_scaling = False
-        self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
-        self.averages, self.currents = floats(self.final), floats(model)
+        # First, because it gives each process the weights of the first one.
         self.forward = DistributedDataParallel(model) if self.processes > 1 else model
+        self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
+        self.averages, self.currents = averaged(self.final), averaged(model)
         if compile and device.type == "cuda":
             self.forward = torch.compile(self.forward)
 
@@ -218,6 +228,9 @@ class Run:
                 f"an epoch had {len(losses)} batches where len() says {self.steps}: the learning "
                 "rate follows len(), so it must be right"
             )
+        for counter, current in zip(self.final.buffers(), self.model.buffers(), strict=True):
+            if not current.is_floating_point():  # such as how many batches a batch norm has seen
+                counter.copy_(current)
         seconds = time.perf_counter() - began
         weighted = torch.stack(losses).cpu().double() @ torch.tensor(counts).double()
         sums = [weighted.item() / self.processes, correct.item()]
@@ -231,7 +244,7 @@ class Run:
             size = self.batches.batch_size
             count = min(size, len(self.batches.labels) - i * size)
         else:
-            x, y = x[self.rank :: self.processes], y[self.rank :: self.processes]
+            x, y = x[self.rank :: self.processes], y[self.rank :: self.processes].long()
         if count < self.processes:
             raise ValueError(
                 f"{self.processes} processes cannot share a batch of {count} images: take another "
@@ -298,29 +311,61 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
         share, size = rank_and_processes(), recipe.batch_size
         return Batches(train, size, augment, device, True, recipe.drop_last, seed, share)
     check_repeatable("train", train)
-    if not hasattr(train, "__len__"):
+    try:
+        len(train)
+    except TypeError:
         raise TypeError(
             f"train is a {type(train).__name__} without a length, which the learning rate follows: "
             "expected an ImageSet, a DataLoader or a list of batches"
+        ) from None
+    if dist.is_initialized() and isinstance(getattr(train, "sampler", None), DistributedSampler):
+        raise ValueError(
+            "train has a DistributedSampler, and fit shares each batch between the processes "
+            "itself: make the loader without one"
         )
     return train
 
 
-def try_out(model: nn.Module, name: str, data) -> None:
-    """ValueError, before anything long, where the net has no output for a label of the data."""
+def try_out(model: nn.Module, device: torch.device, parts: dict) -> torch.memory_format:
+    """Move the model to `device`, in the memory order that is fast there, or else the usual one:
+    which it was. Two images of each of `parts`, {name: data or None}, show that it works.
+
+    ValueError or TypeError, before anything long, for a model and data that do not fit together.
+    """
+    layout = memory_format(model, device)
+    model.to(device, memory_format=layout)
+    for two in [two_images(name, data) for name, data in parts.items() if data is not None]:
+        try:
+            predict(model, two)
+        except torch.cuda.OutOfMemoryError:
+            pass  # the first step says which batch would fit
+        except RuntimeError as error:
+            if "view size" not in str(error):
+                raise
+            layout = torch.contiguous_format  # a net that calls view() on maps needs it
+            predict(model.to(memory_format=layout), two)
+    return layout
+
+
+def two_images(name: str, data) -> ImageSet | list[tuple[Tensor, Tensor]]:
+    """Those with the lowest and the highest label; of batches, of the first one."""
     if isinstance(data, ImageSet):
         order = data.labels.argsort()
-        data = data.subset(order[:: max(len(order) - 1, 1)])  # the lowest and the highest label
-    elif data is not None:
-        x, y = next(iter(data), (None, None))
-        if x is None:
-            raise ValueError(f"{name} is empty: it gave no batch")
-        y = torch.as_tensor(y)
-        ends = torch.stack([y.argmin(), y.argmax()])
-        data = [(x[ends], y[ends])]
-    with suppress(torch.cuda.OutOfMemoryError):  # the first step says which batch would fit
-        if data is not None:
-            predict(model, data)
+        return data.subset(order[:: max(len(order) - 1, 1)])
+    batch = next(iter(data), None)
+    if batch is None:
+        raise ValueError(f"{name} is empty: it gave no batch")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+        raise TypeError(f"{name} gave a {type(batch).__name__}{size}, expected batches (x, y)")
+    x, y = batch[0], torch.as_tensor(batch[1])
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f"{name} gave images as {found}, expected normalised ones, float (B, channels, H, W)"
+        )
+    ends = torch.stack([y.argmin(), y.argmax()])
+    return [(x[ends], y[ends])]
 
 
 def seed_epoch(batches, seed: int, epoch: int) -> None:
@@ -329,15 +374,16 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
     torch.manual_seed(mixed)
     np.random.seed(mixed)
     random.seed(mixed)
-    if hasattr(batches, "set_epoch"):
-        batches.set_epoch(epoch)
-    whole = getattr(batches, "batch_sampler", None)
-    for owner in (batches, getattr(batches, "sampler", None), getattr(whole, "sampler", None)):
-        if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
-            generator.manual_seed(mixed)
     images = getattr(batches, "dataset", None)
     while hasattr(images, "dataset"):  # a Subset
         images = images.dataset
+    whole = getattr(batches, "batch_sampler", None)
+    samplers = getattr(batches, "sampler", None), getattr(whole, "sampler", None)
+    for owner in (batches, *samplers, images):
+        if hasattr(owner, "set_epoch"):
+            owner.set_epoch(epoch)
+        for item in getattr(owner, "__dict__", {}).values():
+            restart(item, mixed)
     if isinstance(images, AugmentedImages):
         seed_transform(images.transform, mixed)
 
@@ -396,16 +442,21 @@ def is_fresh(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def dirac_(model: nn.Module) -> None:
-    """Make each 3x3 convolution, without groups, hand on its inputs as its first outputs."""
+    """Make each 3x3 convolution, without groups, hand on its inputs as its first outputs.
+
+    Frozen ones stay as they are: somebody has chosen their weights.
+    """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.groups) == ((3, 3), 1):
-            weight = layer.weight[: layer.in_channels].zero_()
-            weight[:, :, 1, 1].fill_diagonal_(1)  # at once: nn.init.dirac_ sets one by one
+            if layer.weight.requires_grad:
+                weight = layer.weight[: layer.in_channels].zero_()
+                weight[:, :, 1, 1].fill_diagonal_(1)  # at once: nn.init.dirac_ sets one by one
 
 
-def floats(model: nn.Module) -> list[Tensor]:
-    """Weights and BN statistics, as they lie in the model: what an average is taken of."""
-    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+def averaged(model: nn.Module) -> list[Tensor]:
+    """Weights and BN statistics, as they lie in the model, each once: what an average is of."""
+    tensors = (tensor.detach() for tensor in (*model.parameters(), *model.buffers()))
+    return [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
 
 
 def rank_and_processes() -> tuple[int, int]:

@@ -278,7 +278,7 @@ def test_cascade_sees_what_is_off_the_path_and_refuses_what_it_cannot_reset(x):
     found = gc.randomization_cascade(plain, x, "conv2", 1)
     assert list(found) == ["head", "unused", "conv2", "conv"]
     assert torch.equal(found["unused"], found["head"])  # nothing that the map depends on
-    assert not torch.allclose(found["head"], torch.ones(6, dtype=torch.double))
+    assert not torch.allclose(found["head"], torch.ones(6))
     assert not torch.allclose(found["conv2"], found["head"])
     plain.head.scale = nn.Module()
     plain.head.scale.register_parameter("a", nn.Parameter(torch.ones(1)))
@@ -292,6 +292,15 @@ class Corner(nn.Module):
     def forward(self, x):
         evidence = x[:, :, :16, :16].sum((1, 2, 3))
         return torch.stack([0 * evidence, evidence], 1)
+
+
+def test_a_compiled_net_is_looked_into(model, x):
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)  # compiles it, without hooks
+    for layer in ("stage1", "stage3"):
+        assert torch.equal(gc.grad_cam(compiled, x, layer).raw, gc.grad_cam(model, x, layer).raw)
+    steps = gc.randomization_cascade(compiled, x, "stage3")
+    assert list(steps) == list(gc.randomization_cascade(model, x, "stage3"))
 
 
 def test_deletion_hides_the_highest_pixels_first():

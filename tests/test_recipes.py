@@ -119,7 +119,8 @@ def test_course_keeps_the_budget_of_the_source():
     ("momentum", 0.0), ("weight_decay", -1e-4), ("label_smoothing", 1.5), ("bias_lr", 0.0),
     ("muon", 0.0), ("ema", 2.0), ("epochs", 2.5), ("batch_size", 32.5), ("knots", ()),
     ("knots", ((0, 0), (5, 1), (4, 0))), ("knots", ((0, 0), (5, -1))), ("weight_decay", np.inf),
-    ("knots", ((0, 0), (5, np.nan))), ("knots", ((1, 0), (5, 1))), ("knots", ((0, 1),)),
+    ("knots", ((0, 0), (5, np.nan))), ("knots", ((1, 0), (5, 1))),
+    ("knots", ((0, 1),)), ("knots", ((0, 0), (2.5, 1), (24, 0))),
     ("knots", ((0, 1), (0, 0))), ("knots", ((0, 0), (5, np.inf))), ("peak", np.inf),
     ("bias_lr", np.inf), ("muon", np.inf), ("ema", 1.0), ("ema", 0.0),
 ])  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
 
 from helpers import checkpoint, training
 from helpers.augment import image_loader, train_transform
@@ -220,6 +221,61 @@ def test_dirac_init_leaves_grouped_convolutions_and_trained_nets_alone():
     assert all(torch.allclose(p, before[name]) for name, p in bare.named_parameters())
 
 
+def test_dirac_init_leaves_frozen_filters_alone():
+    edges = nn.Conv2d(3, 3, 3, padding=1, bias=False).requires_grad_(False)
+    before = edges.weight.clone()
+    model = nn.Sequential(edges, net())
+    fit(model, pictures(), recipe=SMALL, epochs=1, verbose=False)
+    assert torch.equal(edges.weight, before)
+
+
+class Tied(nn.Module):
+    """A net whose middle layer has one name or two; a complex weight; a net's BN counters."""
+
+    def __init__(self, names):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a = nn.Conv2d(3, 3, 3, padding=1)
+        self.names = names
+        if names == 2:
+            self.b = self.a
+        self.waves = nn.Parameter(torch.randn(3, 32, 17, dtype=torch.cfloat) / 100)
+        self.net = net()
+
+    def forward(self, x):
+        x = (self.b if self.names == 2 else self.a)(self.a(x))
+        return self.net(x + torch.fft.irfft2(torch.fft.rfft2(x) * self.waves))
+
+
+def test_the_average_counts_tied_weights_once_and_carries_what_is_no_real_number():
+    one, two = Tied(1), Tied(2)
+    waves = one.waves.detach().clone()
+    for model in (one, two):
+        fit(model, batches(), recipe=replace(SMALL, dirac_init=False), verbose=False)
+    assert same(weights(one), {k: v for k, v in weights(two).items() if not k.startswith("b.")})
+    assert (one.waves - waves).abs().max() > 1e-5
+    assert one.net.stem[1].num_batches_tracked == 9  # three epochs of three batches
+
+
+class Viewing(nn.Module):
+    """As in PyTorch's own tutorial: its maps go through view()."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 5), nn.Linear(6 * 14 * 14, 4)
+
+    def forward(self, x):
+        return self.head(F.max_pool2d(F.relu(self.conv(x)), 2).view(-1, 6 * 14 * 14))
+
+
+def test_a_net_that_views_its_maps_trains(tmp_path):
+    model = Viewing()
+    more = {"recipe": SMALL, "out": tmp_path, "verbose": False}
+    history = fit(model, pictures(), pictures(20, seed=1), **more)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert len(predict(model, pictures(20))) == 20
+
+
 def test_a_run_whose_only_step_learns_nothing_warns():
     with pytest.warns(UserWarning, match="the only step has an LR of 0"):
         fit(net(), batches()[:1], recipe=SMALL, epochs=1, verbose=False)
@@ -266,6 +322,32 @@ def test_a_wrong_length_is_an_error(by):
         fit(net(), Lies(batches(), by), recipe=SMALL, epochs=1, verbose=False)
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Batches without a number."""
+
+    def __iter__(self):
+        return iter(batches())
+
+
+def test_labels_may_be_of_any_whole_type_and_samplers_hear_of_epochs():
+    models, data = [net(), net()], batches()
+    fit(models[0], data, recipe=SMALL, verbose=False)
+    fit(models[1], [(x, y.int()) for x, y in data], recipe=SMALL, verbose=False)
+    assert same(*models)
+
+    dataset = torch.utils.data.TensorDataset(torch.cat([x for x, _ in data]), torch.arange(84) % 4)
+    sampler, orders = DistributedSampler(dataset, num_replicas=1, rank=0), []
+    loader = DataLoader(dataset, 32, sampler=sampler)
+    watched = lambda self: orders.append(self.epoch) or iter(range(84))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistributedSampler, "__iter__", watched)
+        fit(net(), loader, recipe=SMALL, verbose=False)
+        assert orders[-3:] == [0, 1, 2]
+        patch.setattr(training.dist, "is_initialized", lambda: True)
+        with pytest.raises(ValueError, match="has a DistributedSampler"):
+            fit(net(), loader, recipe=SMALL, device="cpu", verbose=False)
+
+
 def test_bad_arguments_say_what_to_do():
     with pytest.raises(ValueError, match="train is a one-shot iterator"):
         fit(net(), iter(batches()), recipe=SMALL)
@@ -284,6 +366,19 @@ def test_bad_arguments_say_what_to_do():
     persistent = torch.utils.data.DataLoader([0], num_workers=1, persistent_workers=True)
     with pytest.raises(ValueError, match="persistent_workers=False"):
         fit(net(), persistent, recipe=SMALL)
+    x, y = batches()[0]
+    for train, told in [
+        ([(x, y, y)], "train gave a tuple of 3, expected batches"),
+        ([{"x": x}], "train gave a dict of 1, expected batches"),
+        ([((x * 255).byte(), y)], r"images as torch.uint8 \(32, 3, 32, 32\), expected normalised"),
+        ([(x.flatten(1), y)], r"images as torch.float32 \(32, 3072\)"),
+        ([(x, F.one_hot(y).float())], "labels of torch.float32"),
+        (torch.utils.data.DataLoader(Stream()), "DataLoader without a length"),
+    ]:
+        with pytest.raises(TypeError, match=told):
+            fit(net(), train, recipe=SMALL, verbose=False)
+    with pytest.raises(ValueError, match="a lazy layer has no weights yet"):
+        fit(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), batches(), recipe=SMALL)
     for train in (pictures(), batches()):
         few = DavidNet(2, classes=3)
         before = weights(few)
@@ -321,6 +416,32 @@ def test_an_error_leaves_gradients_and_random_states_as_they_were():
     assert draw() == expected
     for parameter, (gradient, value) in zip(model.parameters(), found, strict=True):
         assert parameter.grad is gradient and torch.equal(gradient, value)
+
+
+class Counting(nn.Module):
+    """A net with a buffer that no state_dict has and that each call replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return self.net(x)
+
+
+def test_an_error_leaves_every_buffer_and_the_memory_order_as_they_were(tmp_path):
+    for recipe, out in ((replace(SMALL, peak=1e30), None), (SMALL, tmp_path)):
+        model = Counting()
+        before, strides = weights(model), [p.stride() for p in model.parameters()]
+        (tmp_path / "model.pt").mkdir(exist_ok=True)  # so that it cannot be written at the end
+        with pytest.raises((NonFiniteLoss, OSError)):
+            fit(model, pictures(), recipe=recipe, epochs=1, out=out, verbose=False)
+        assert same(model, before) and model.calls == 0
+        assert [p.stride() for p in model.parameters()] == strides
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model.pt", "checkpoint.pt", "checkpoint.previous.pt"}  # nothing half-written
 
 
 @pytest.mark.parametrize("bad", [0, 4])
@@ -572,17 +693,22 @@ def test_numbers_of_numpy_are_as_good_as_plain_ones(tmp_path):
 
 
 class Drawing(torch.utils.data.Dataset):
-    """Images that each library's global generator changes a little."""
+    """Images that each library's global generator changes a little, or its own one."""
+
+    def __init__(self, own=False):
+        self.rng = np.random.default_rng(0) if own else np.random
 
     def __len__(self):
         return 70
 
     def __getitem__(self, i):
-        noise = np.random.rand() + random.random()
+        noise = self.rng.random() + random.random()
         return torch.full((3, 32, 32), i / 70) + 0.1 * noise + 0.1 * torch.rand(3, 32, 32), i % 4
 
 
-@pytest.mark.parametrize("kind", ["sampler", "weighted", "batch sampler", "subset", "globals"])
+@pytest.mark.parametrize(
+    "kind", ["sampler", "weighted", "batch sampler", "subset", "globals", "own"]
+)
 def test_a_fresh_loader_resumes_to_the_same_bits(kind, tmp_path):
     utils = torch.utils.data
 
@@ -604,7 +730,7 @@ def test_a_fresh_loader_resumes_to_the_same_bits(kind, tmp_path):
                 pictures(), train_transform((0.5,) * 3, (0.2,) * 3), 32
             ).dataset
             return utils.DataLoader(utils.Subset(augmented, range(80)), 32)
-        return utils.DataLoader(Drawing(), 32)
+        return utils.DataLoader(Drawing(own=kind == "own"), 32)
 
     expected, model = net(), net()
     fit(expected, loader(), recipe=SMALL, verbose=False)
