@@ -433,6 +433,12 @@ def test_valley_by_hand():
     assert found.suggest("valley", 0) == found.lr[19 + 4]
     loss[25] = 9  # one bad batch does not cut the fall in two, it leaves 10: 3 + 1 behind step 20
     assert synthetic(lambda lr: loss).suggest("valley", 0) == found.lr[20 + 4]
+    for run, behind in ((62, 20 + 10), (6, 2 + 1)):  # a long one, and the shortest that is taken
+        loss = np.r_[np.full(10, 99.0), 98 - np.arange(run - 1.0), np.full(91 - run, 99.0)]
+        assert synthetic(lambda lr, y=loss: y).suggest("valley", 0) == found.lr[9 + behind]
+    loss[10] = 99  # shorter by one
+    with pytest.raises(ValueError, match="fewer than 6"):
+        synthetic(lambda lr: loss).suggest("valley", 0)
 
 
 def test_slide_follows_its_definition():
