@@ -257,11 +257,15 @@ class Run:
         bad = (~torch.stack(losses).isfinite()).nonzero().flatten().tolist()
         if bad:
             step, epoch = first + bad[0], (first + bad[0]) // self.steps + 1
-            lr = self.recipe.lr(step, self.steps, self.epochs)
+            lr, lower = self.recipe.lr(step, self.steps, self.epochs), self.recipe.peak / 4
+            advice = (
+                f"Try replace(recipe, peak={lower:.3g}), or lr_range_test for a better guess; or"
+            )
+            if step == 0:  # computed before any LR could do harm
+                advice = "No step had been taken: the learning rate is innocent, so"
             raise NonFiniteLoss(
                 f"the loss is {losses[bad[0]]} at step {step} (in epoch {epoch}), at learning rate "
-                f"{lr:.4g}. Try replace(recipe, peak={self.recipe.peak / 4:.3g}), or lr_range_test "
-                "for a better guess; or look for images with values that are not finite"
+                f"{lr:.4g}. {advice} look for images with values that are not finite"
             )
 
     def what_fits(self, x: Tensor, y: Tensor) -> str:

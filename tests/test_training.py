@@ -454,7 +454,8 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_step_and_leaves_the_weigh
     with pytest.raises(NonFiniteLoss) as caught:
         fit(model, data, recipe=SMALL, epochs=2, verbose=False)
     message = str(caught.value)
-    assert f"step {bad} (in epoch 1)" in message and "peak=0.005" in message
+    assert f"step {bad} (in epoch 1)" in message and "look for images" in message
+    assert ("peak=0.005" in message) == (bad > 0)  # before the first step no LR has acted
     assert f"{SMALL.lr(bad, 6, 2):.4g}" in message
     assert same(model, before)
 
