@@ -235,6 +235,14 @@ def test_published_results_are_those_of_the_recipe_as_it_is(recipe):
         assert content["recipe"] == json.loads(json.dumps(asdict(recipe))), content["width"]
 
 
+def test_what_lesson_06_says_of_the_hardest_and_the_easiest_class():
+    for recipe in ("source", "course", "speedrun"):
+        runs = results.widest(recipe)["runs"]
+        mean = {c: np.mean([run["per_class_accuracy"][c] for run in runs])
+                for c in runs[0]["per_class_accuracy"]}  # fmt: skip
+        assert (min(mean, key=mean.get), max(mean, key=mean.get)) == ("cat", "automobile")
+
+
 def test_seconds_are_those_of_the_epochs():
     """In files of before 2026-11-27 of the whole call, as CONTRIBUTING.md says."""
     for recipe in ("source", "course", "speedrun", "speedrun-cpu", "speedrun-sgd"):
