@@ -6,6 +6,7 @@ Without files: all Markdown and all Markdown cells of the notebooks. Fails when 
 its host does not answer; a host that refuses machines (403, 429, ...) is only named.
 """
 
+import http.client
 import json
 import re
 import sys
@@ -55,6 +56,8 @@ def ask(address: str, tries: int = 3, timeout: float = 20.0, pause: float = 5.0)
             if error.code in GONE:
                 return f"gone: answers {error.code}"
             reason = f"unsure: answers {error.code}"
+        except http.client.HTTPException as error:
+            reason = f"unsure: {type(error).__name__}"
         except (OSError, ValueError) as error:
             reason = f"gone: {getattr(error, 'reason', error)}"
         if left:

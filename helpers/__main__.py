@@ -33,6 +33,7 @@ def like(pattern, wanted, convert):
     return parse
 
 
+a_profile = like("|".join(PROFILES), ", ".join(PROFILES), str)
 from_0 = like("[0-9]+", "a whole number from 0 on", int)
 from_1 = like("0*[1-9][0-9]*", "a whole number from 1 on", int)
 address = like(r"[\w.-]+/[\w.-]+", "OWNER/NAME", lambda text: ("REPOSITORY", text))
@@ -52,6 +53,13 @@ def whole(path):
     return Path(os.path.expanduser(path)).resolve()
 
 
+def folder(text):
+    """argparse type: a folder, whose ~ no shell has replaced where it is written --out=~/x."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a folder")
+    return Path(os.path.expanduser(text))
+
+
 def data_source(text):
     """argparse type: auto, shapes, cifar10 or folder:PATH, where PATH holds train/ and test/."""
     if not text.startswith("folder:"):
@@ -63,13 +71,20 @@ def data_source(text):
     return f"folder:{path}"
 
 
+def told_before(name, default):
+    """What the environment says, as it says it to a notebook that is opened by hand."""
+    return os.environ.get("COURSE_" + name) or default
+
+
 def told(text):
     """The help of a command, in the list of all and in its own --help."""
     return {"help": text, "description": text}
 
 
 def parser():
-    top = argparse.ArgumentParser(prog="python3 -m helpers", description=__doc__.splitlines()[0])
+    top = argparse.ArgumentParser(
+        prog="python3 -m helpers", description=(__doc__ or "").partition("\n")[0]
+    )
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
     add = commands.add_parser
@@ -85,12 +100,15 @@ def parser():
     for command in (run, publish):
         command.add_argument("--only", metavar="03", help="one notebook")
     for command in (run, publish, test):
-        command.add_argument("--profile", choices=PROFILES, default="smoke",
-                             help="how much of everything; default: smoke, the least")  # fmt: skip
+        default = told_before("PROFILE", "smoke")
+        command.add_argument("--profile", type=a_profile, default=default, metavar="NAME",
+                             help="smoke, the default, cpu, full or auto")  # fmt: skip
     for command in (run, publish, test, train):
-        command.add_argument("--seed", type=seed, default=0, help="of all random numbers, from 0")
+        default = "0" if command is train else told_before("SEED", "0")
+        command.add_argument("--seed", type=seed, default=default,
+                             help="of all random numbers, from 0")  # fmt: skip
     for command in (run, publish, test, train, measure):
-        default = "cifar10" if command is measure else "auto"
+        default = {train: "auto", measure: "cifar10"}.get(command) or told_before("DATA", "auto")
         command.add_argument("--data", type=data_source, default=default, metavar="SOURCE",
                              help="auto, shapes, cifar10 or folder:PATH")  # fmt: skip
     for command in (train, measure):
@@ -98,12 +116,12 @@ def parser():
         command.add_argument("--epochs", type=from_1, help="instead of the recipe's")
         command.add_argument("--limit", type=from_1, help="at most so many images of each part")
         where = "where the files go" if command is train else "default: images/results"
-        command.add_argument("--out", type=Path, metavar="DIR", required=command is train,
+        command.add_argument("--out", type=folder, metavar="DIR", required=command is train,
                              help=where)  # fmt: skip
 
     test.add_argument("--all", action="store_true", help="the slow tests as well")
     train.add_argument("--recipe", choices=RECIPES, default="course")
-    train.add_argument("--profile", choices=PROFILES,
+    train.add_argument("--profile", type=a_profile, metavar="NAME",
                        help="default for width, epochs, batch size and limit")  # fmt: skip
     train.add_argument("--batch-size", type=from_1, help="instead of the recipe's")
     train.add_argument("--holdout", type=from_0, default=5000, metavar="N",
@@ -117,8 +135,10 @@ def parser():
     publish.add_argument("--force", action="store_true", help="replace a larger profile's outputs")
     instead = publish.add_mutually_exclusive_group()  # of executing and keeping
     instead.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
-    instead.add_argument("--student", type=Path, metavar="DIR", help="write them without solutions")
-    instead.add_argument("--slides", type=Path, metavar="DIR", help="write slides of each lesson")
+    instead.add_argument(
+        "--student", type=folder, metavar="DIR", help="write them without solutions"
+    )
+    instead.add_argument("--slides", type=folder, metavar="DIR", help="write slides of each lesson")
     instead.add_argument("--readme", action="store_true", help="only write the README's results")
     for name, kind, form in (("repository", address, "OWNER/NAME"), ("version", version, "1.2.3")):
         instead.add_argument(f"--{name}", dest="fact", type=kind, metavar=form,
@@ -131,8 +151,8 @@ def choose(only):
     paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     if not paths:
         raise CourseError(f"No notebooks in {NOTEBOOKS}: the course's copy is not whole.")
-    start = only.zfill(2) if only and only.isdecimal() else only or ""
-    chosen = [path for path in paths if path.name.startswith(start)]
+    start = only.zfill(2) if only and only.isdecimal() else only
+    chosen = [path for path in paths if only is None or start and path.name.startswith(start)]
     if not chosen:
         names = ", ".join(path.stem for path in paths)
         raise CourseError(f"--only {only}: no such notebook; there are {names}.")

@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ def train_transform(
     library's default in 2020). cutout: side of the hole, filled with the mean, which is 0 after the
     normalisation. seed: None for a new stream each time. ValueError: a value out of range.
     """
-    _check_ranges(std, pad, cutout, flip)
+    _check_ranges(mean, std, pad, cutout, flip)
     padded, hole = SIZE + 2 * pad, (cutout, cutout)  # PadIfNeeded(32, 32) would do nothing
     steps = [
         A.PadIfNeeded(padded, padded, border_mode=cv2.BORDER_REFLECT_101),
@@ -108,7 +109,7 @@ def image_loader(
 
     `seed` and `workers` together determine all epochs. The loader uses a copy of `transform`.
     """
-    transform = copy.deepcopy(transform)
+    transform, seed = copy.deepcopy(transform), operator.index(seed)
     transform.strict = True  # an argument it does not know is an error, not only a warning
     seed_transform(transform, seed)
     return DataLoader(
@@ -162,7 +163,7 @@ class BatchAugment:
 
     def __post_init__(self) -> None:
         flip = 0 if self.flip == "alternating" else self.flip
-        _check_ranges(self.std, self.pad, self.cutout, flip)
+        _check_ranges(self.mean, self.std, self.pad, self.cutout, flip)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return self.apply(images, self.draw(len(images), generator).to(images.device))
@@ -253,6 +254,11 @@ class Batches:
                 f"{self.drop_last}: not one batch. Take a batch_size from 1 up to the image count."
             )
         self.seed = operator.index(self.seed)  # of numpy: torch takes plain ones only
+        if self.seed < 0 or not 0 <= self.shard[0] < self.shard[1]:
+            raise ValueError(
+                f"seed {self.seed}, shard {self.shard}: expected a seed from 0 on, and of n ranks "
+                "(0, n) to (n - 1, n)"
+            )
         self.images = torch.tensor(np.ascontiguousarray(self.image_set.images), device=self.device)
         self.labels = torch.tensor(self.image_set.labels, device=self.device)
         if self.augment:
@@ -295,10 +301,13 @@ def _mirror(i: torch.Tensor) -> torch.Tensor:
     return SIZE - 1 - (SIZE - 1 - i.abs()).abs()
 
 
-def _check_ranges(std: Sequence[float], pad: int, cutout: int, flip: float) -> None:
-    if not all(0 < s < math.inf for s in std):
-        raise ValueError(f"std {tuple(std)}: expected above 0 in each channel, to divide by")
-    whole = pad == int(pad) and cutout == int(cutout)
+def _check_ranges(mean, std, pad: int, cutout: int, flip: float) -> None:
+    if not (len(mean) == len(std) == 3 and all(0 < s < math.inf for s in std)):
+        raise ValueError(
+            f"mean {tuple(mean)}, std {tuple(std)}: expected three numbers each, for red, green "
+            "and blue, and std above 0, to divide by"
+        )
+    whole = isinstance(pad, Integral) and isinstance(cutout, Integral)
     chance = not isinstance(flip, str) and 0 <= flip <= 1
     if not (whole and 0 <= pad < SIZE and 0 <= cutout <= SIZE and chance):
         raise ValueError(

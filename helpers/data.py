@@ -157,7 +157,7 @@ def load(
         return _split("shapes", shapes.source(seed), holdout, limit)
     if source == "cifar10":
         return _split("cifar10", download.cifar10(root), holdout, limit)
-    kind, _, path = source.partition(":")
+    kind, _, path = str(source).partition(":")
     if kind == "folder" and path:
         tally = Counter()
         data = _split("folder", folder.source(Path(path), SIZE, tally), holdout, limit)

@@ -88,8 +88,8 @@ def fetch_cifar10(root: Path) -> Path:
 def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
     """Fetch the file of `size` bytes with this md5 from the first of `urls` that delivers it.
 
-    What has arrived waits in `path` + ".part" for the next try, mirror or call; it stays after an
-    interruption, and goes after a DownloadError. `path` itself appears only whole and checked.
+    What has arrived waits in `path` + ".part" for the next try, mirror or call, also after an error
+    or an interruption. `path` itself appears only whole and checked.
     """
     part = path.with_name(path.name + ".part")
     part.touch()  # where this fails, no mirror is to blame
@@ -114,11 +114,15 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
             if not again:
                 break
         reasons.append(f"  {len(reasons) + 1}. {url}: {reason}")
-    part.unlink()
-    listed = "\n".join(reasons)
+    had, listed = part.stat().st_size, "\n".join(reasons)
+    kept = f"The {had:,} bytes that arrived are kept: the next call goes on from there.\n" * (
+        had > 0
+    )
+    if not had:
+        part.unlink()
     wrong = " (the file there now is not the right one)" if path.exists() else ""
     raise DownloadError(
-        f"{path.name} could not be downloaded:\n{listed}\n"
+        f"{path.name} could not be downloaded:\n{listed}\n{kept}"
         f"By hand: get it from one of these addresses or from a colleague ({size:,} bytes, md5 "
         f"{md5}), place it, as it is, as {path}{wrong} and run again. In a classroom, "
         "CIFAR10_MIRROR may name a server of your own."

@@ -1,6 +1,7 @@
 """A folder of your own pictures: train/<class>/* and test/<class>/*, checked and converted."""
 
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -39,12 +40,14 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
     for part in files:
         if part not in parts or not parts[part].is_dir():
             raise FolderError(f"{top} has no folder {part}: {LAYOUT}")
-        folders = _entries(parts[part], top)
-        classes[part] = tuple(entry.name for entry in folders)
+        folders = sorted(_entries(parts[part], top), key=_class_name)
+        classes[part] = tuple(map(_class_name, folders))
         for label, entry in enumerate(folders):
             if not entry.is_dir():
                 raise FolderError(f"{entry} is not the folder of a class: {LAYOUT}")
             pictures = [(file, label) for file in _entries(entry, top)]
+            if inner := next((file for file, _ in pictures if file.is_dir()), None):
+                raise FolderError(f"{inner} is a folder in a class: {LAYOUT}, pictures only")
             if not pictures:
                 raise FolderError(f"{entry} is empty: every class needs pictures in both parts")
             files[part] += pictures
@@ -57,6 +60,17 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
     if len(train) < 2:
         raise FolderError(f"{top}/train holds {len(train)} class(es): expected at least two")
     return classes["train"], files
+
+
+def _class_name(folder: Path) -> str:
+    """The folder's name; an accent as part of its letter, as most systems write it, but not all."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise FolderError(
+            f"{ascii(folder.name)} in {folder.parent} is no text: rename it"
+        ) from None
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def _entries(folder: Path, top: Path) -> list[Path]:
@@ -81,7 +95,7 @@ def read_picture(file: Path, size: int, tally: Counter) -> np.ndarray:
             warnings.simplefilter("ignore")  # odd metadata does not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # a huge picture does
             with Image.open(file) as opened:
-                frames = getattr(opened, "n_frames", 1)
+                moves = opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1
                 turned = opened.getexif().get(0x0112, 1) != 1  # the camera's orientation
                 image = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -103,7 +117,7 @@ def read_picture(file: Path, size: int, tally: Counter) -> np.ndarray:
     tally["grey"] += grey
     tally["transparent"] += lowest < 255
     tally["turned"] += turned
-    tally["animated"] += frames > 1
+    tally["animated"] += moves  # in an MPO, telephones keep a second view of the same picture
     return np.asarray(image)
 
 

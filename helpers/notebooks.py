@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import nbformat
 from ipykernel.kernelspec import get_kernel_dict
@@ -13,7 +14,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbformat import NotebookNode
+from nbformat import NotebookNode, ValidationError
 
 from helpers.environment import CourseError, write_whole
 
@@ -42,7 +43,7 @@ def read(path: Path) -> NotebookNode:
     """The notebook; CourseError where the file is none, as after a merge or a broken download."""
     try:
         return nbformat.read(path, as_version=4)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ValidationError) as error:
         raise CourseError(f"{path} is no notebook: get it again\n{str(error)[:200]}") from error
 
 
@@ -100,6 +101,10 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
 
 def execute_all(paths: list[Path], choice: dict[str, str], out: Path) -> list[Outcome]:
     """Run the notebooks one after the other, failed ones included; print progress and a table."""
+    out.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(
+        dir=out
+    ).close()  # where nothing can be written, that is said before a lesson runs
     outcomes = []
     for number, path in enumerate(paths, 1):
         head = f"[{number}/{len(paths)}] {path.stem}"

@@ -146,7 +146,10 @@ def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
         return ""
     told = " No guess was written."
     if guess is not None:
-        guess = float(guess)
+        try:
+            guess = float(guess)
+        except (TypeError, ValueError):
+            raise TypeError(f"your guess is {guess!r}: expected one number, as 0.9") from None
         told = f" The guess was {guess:g}."
     axis, limit = (ax.yaxis, ax.set_ylim) if horizontal else (ax.xaxis, ax.set_xlim)
     scale = axis.get_transform()  # logarithms on a logarithmic axis

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
@@ -52,6 +53,7 @@ def publish(
                 f"{path.name} holds the outputs of a {stored} run; a {profile} run replaces them "
                 "only with --force."
             )
+    TemporaryFile(dir=paths[0].parent).close()  # as execute_all does for `out`
     outcomes = execute_all(paths, choice, out)
     for path, outcome in zip(paths, outcomes, strict=True):
         if outcome.error is None:
@@ -87,6 +89,8 @@ def save_images(notebook: NotebookNode, folder: Path) -> list[str]:
         pngs = [o.get("data", {}).get("image/png") for o in cell.get("outputs", [])]
         for tag in cell.metadata.get("tags", []):
             if tag.startswith("image:"):
+                if not any(pngs):
+                    raise CourseError(f"The cell tagged {tag} shows no figure.")
                 names.append(tag.removeprefix("image:") + ".png")
                 folder.mkdir(exist_ok=True)
                 write_whole(folder / names[-1], base64.b64decode(next(filter(None, pngs))))
@@ -218,6 +222,8 @@ def renew_first_cells(root: Path = ROOT) -> list[str]:
 
 def _portable(text: str) -> str:
     text = re.sub(r"\S*ipykernel_\d+[/\\]\d+\.py", "this cell", text)
-    for folder, name in ((ROOT, ""), (Path(sys.prefix), "python"), (Path.home(), "~")):
-        text = text.replace(str(folder) + os.sep, f"{name}/" if name else "")
+    home = Path(os.path.expanduser("~"))  # which a container may lack
+    for folder, name in ((ROOT, ""), (Path(sys.prefix), "python"), (home, "~")):
+        if folder.is_absolute() and folder != Path(folder.anchor):
+            text = text.replace(str(folder) + os.sep, f"{name}/" if name else "")
     return text

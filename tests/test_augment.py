@@ -411,8 +411,22 @@ def test_ranges_are_checked_by_both(wrong):
 
 def test_a_channel_without_spread_cannot_be_divided_by_it():
     for make in (BatchAugment, train_transform):
-        with pytest.raises(ValueError, match=r"std \(0.2, 0.0, 0.3\): expected above 0"):
+        with pytest.raises(ValueError, match=r"std \(0.2, 0.0, 0.3\): expected three numbers"):
             make(MEAN, (0.2, 0.0, 0.3))
+        for mean, std in ((MEAN[:2], STD), (MEAN, STD[:2]), ((*MEAN, 0.5), (*STD, 0.2))):
+            with pytest.raises(ValueError, match="expected three numbers each, for red, green"):
+                make(mean, std)
+
+
+def test_seeds_and_shards_are_whole_numbers_that_fit():
+    images = random_set(10)
+    loaders = [
+        image_loader(images, train_transform(MEAN, STD), 10, seed=seed) for seed in (3, np.int64(3))
+    ]
+    assert torch.equal(*(next(iter(loader))[0] for loader in loaders))
+    for wrong in ({"seed": -1}, {"shard": (2, 2)}, {"shard": (-1, 2)}):
+        with pytest.raises(ValueError, match="expected a seed from 0 on, and of n ranks"):
+            Batches(images, 5, **wrong)
 
 
 def test_what_lesson_01_says_of_luck_in_4000_draws():

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -351,6 +352,32 @@ def test_conversions_are_made_and_stated(pets):
     )
 
 
+def test_accents_may_be_written_either_way(tmp_path):
+    """As letters of their own, which macOS likes, or as parts of letters."""
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        for name in ("\u00c4pfel", "Zitronen"):
+            folder = tmp_path / part / unicodedata.normalize(form, name)
+            folder.mkdir(parents=True)
+            for i in range(4):
+                colour = "red" if name == "Zitronen" else "blue"
+                Image.new("RGB", (32, 32), colour).save(folder / f"{i}.png")
+    data = load(f"folder:{tmp_path}", holdout=2)
+    assert data.classes == ("Zitronen", "\u00c4pfel")
+    for images in (data.train, data.unlock_test()):
+        assert (images.images[:, 0, 0, 0] == 255 * (1 - images.labels)).all()
+
+
+def test_a_telephones_second_view_is_no_animation(tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            view = Image.new("RGB", (32, 32), "red")
+            for i in range(2):
+                file = tmp_path / part / name / f"{i}.jpg"
+                view.save(file, format="MPO", save_all=True, append_images=[view])
+    assert load(f"folder:{tmp_path}", holdout=0).notice == ""
+
+
 def broken(name, link):
     """A way to spoil the folder of pets; `link` makes links."""
 
@@ -381,6 +408,10 @@ def broken(name, link):
                 (cat / "05.png").write_bytes((cat / "05.png").read_bytes()[:4000])
             case "folder in a class":
                 os.mkdir(cat / "more")
+            case "no text":
+                if sys.platform != "linux":
+                    pytest.skip("here every name of a file is text")
+                os.mkdir(os.fsencode(top / "train") + b"/caf\xe9")
             case "16 bits":
                 Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(cat / "05.png")
             case "huge":
@@ -409,7 +440,8 @@ def broken(name, link):
         ("picture beside the classes", "stray.png is not the folder of a class"),
         ("no picture", "05.png cannot be read as a picture"),
         ("truncated", "05.png cannot be read as a picture .*truncated"),
-        ("folder in a class", "more cannot be read as a picture"),
+        ("folder in a class", "more is a folder in a class: expected .*, pictures only"),
+        ("no text", r"'caf\\udce9' in .*train is no text: rename it"),
         ("16 bits", "05.png cannot be read .*expected 8 bits"),
         ("huge", "05.png cannot be read .*decompression bomb"),
         ("link outside", "link.png is a link that leads outside"),

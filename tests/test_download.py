@@ -130,7 +130,7 @@ def test_a_bad_mirror_is_left_for_the_next(mirror, tmp_path, kind):
     assert mirror.log[-1][0] == "ok"
 
 
-def test_one_error_lists_every_mirror_with_its_reason_and_leaves_nothing(mirror, tmp_path):
+def test_one_error_lists_every_mirror_with_its_reason_and_keeps_what_arrived(mirror, tmp_path):
     unreachable = "http://127.0.0.1:1/file"
     # Windows asks a closed port for two seconds, longer than TIMEOUT here.
     closed = "timed out" if sys.platform == "win32" else "refused"
@@ -141,7 +141,12 @@ def test_one_error_lists_every_mirror_with_its_reason_and_leaves_nothing(mirror,
         with pytest.raises(DownloadError) as error:
             get([url], tmp_path)
         texts.append(str(error.value))
-        assert os.listdir(tmp_path) == []
+        kept = [path.stat().st_size for path in tmp_path.iterdir()]
+        assert [f"The {size:,} bytes that arrived are kept" in texts[-1] for size in kept] == [
+            True
+        ] * len(kept)
+        for path in tmp_path.iterdir():
+            path.unlink()
     for text, url, reason in zip(
         texts, urls, [*BAD.values(), closed, "unknown url type"], strict=True
     ):

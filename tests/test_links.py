@@ -24,6 +24,9 @@ class Pages(BaseHTTPRequestHandler):
         if self.path == "/moved":
             self.send_response(301)
             self.send_header("Location", "/200")
+        elif self.path == "/garbage":
+            self.wfile.write(b"no answer that HTTP knows\r\n")
+            return
         elif self.path == "/busy":
             self.send_response(503 if self.asked.count("/busy") == 1 else 200)
         else:
@@ -55,11 +58,14 @@ def site():
         ("403", "unsure: answers 403"),
         ("429", "unsure: answers 429"),
         ("500", "unsure: answers 500"),
+        ("garbage", "unsure: BadStatusLine"),
     ],
 )
 def test_answers(site: str, page: str, answer: str):
     assert links.ask(f"{site}/{page}", tries=2, pause=0) == answer
-    assert len(Pages.asked) == (2 if page in ("busy", "moved", "403", "429", "500") else 1)
+    assert len(Pages.asked) == (
+        2 if page in ("busy", "moved", "403", "429", "500", "garbage") else 1
+    )
 
 
 def test_no_host(site: str):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from helpers import __main__ as cli
-from helpers import doctor, environment, launch, publishing
+from helpers import doctor, environment, launch, notebooks, publishing
 from helpers.environment import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("run --profile huge", "invalid choice: 'huge'"),
+        ("run --profile huge", "'huge': expected smoke, cpu, full, auto"),
+        ("train --out=", "expected the name of a folder"),
         ("run --data imagenet", "'imagenet': expected auto, shapes, cifar10 or folder:PATH"),
         ("run --data folder:/nowhere", "expected a folder with train/<class>/ and test/<class>/"),
         ("run --seed -1", "expected"),
@@ -85,8 +86,48 @@ def test_only(place: Path, capsys):
     assert (
         [p.name for p in cli.choose("2")] == [p.name for p in cli.choose("02")] == ["02_two.ipynb"]
     )
-    assert cli.main(["run", "--only", "09"]) == 1
-    assert "no such notebook; there are 01_one, 02_two" in capsys.readouterr().err
+    for none in ("09", ""):  # the latter from a variable that is not set
+        assert cli.main(["run", "--only", none]) == 1
+        assert "no such notebook; there are 01_one, 02_two" in capsys.readouterr().err
+
+
+def test_what_the_environment_chose_holds_until_an_option_says_otherwise(monkeypatch, capsys):
+    for name, value in (("PROFILE", "cpu"), ("DATA", "shapes"), ("SEED", "7")):
+        monkeypatch.setenv("COURSE_" + name, value)
+    for command in ("run", "test", "publish"):
+        options = cli.parser().parse_args([command])
+        assert (options.profile, options.data, options.seed) == ("cpu", "shapes", 7)
+    options = cli.parser().parse_args(["run", "--profile", "full", "--seed", "1"])
+    assert (options.profile, options.data, options.seed) == ("full", "shapes", 1)
+    trained = cli.parser().parse_args(["train", "--out", "~/mine"])
+    assert (trained.profile, trained.data, trained.seed) == (None, "auto", 0)
+    assert trained.out == Path.home() / "mine"
+    monkeypatch.setenv("COURSE_PROFILE", "huge")
+    with pytest.raises(SystemExit):
+        cli.main(["run"])
+    assert "'huge': expected smoke, cpu, full, auto" in capsys.readouterr().err
+
+
+def test_a_folder_that_takes_no_file_is_said_before_a_lesson_runs(place: Path, capsys):
+    write(place, "01_fine.ipynb", "1")
+    (place.parent / "build").write_text("a file")
+    assert cli.main(["run"]) == 1
+    said = capsys.readouterr()
+    assert "A file cannot be read or written" in said.err and "started" not in said.out
+
+
+@pytest.mark.parametrize("text", ["{}", '{"nbformat": 4}', '{"nbformat": 4, "cells": [3]}'])
+def test_a_notebook_of_another_shape_is_none(text, tmp_path: Path):
+    (tmp_path / "01_odd.ipynb").write_text(text)
+    outcome = notebooks.execute(tmp_path / "01_odd.ipynb", {}, tmp_path)
+    assert "is no notebook: get it again" in outcome.error
+
+
+@pytest.mark.parametrize("home", ["/", None])
+def test_addresses_survive_a_home_that_is_none(home, monkeypatch):
+    text = f"at https://x.org/y, in {ROOT}/helpers"
+    monkeypatch.setattr(publishing.os.path, "expanduser", lambda path: home or path)
+    assert publishing._portable(text) == "at https://x.org/y, in helpers"
 
 
 def test_folder_paths_become_absolute(tmp_path: Path, monkeypatch):
@@ -521,3 +562,6 @@ def test_tagged_figures_become_images(tmp_path: Path):
     notebook = nbformat.v4.new_notebook(cells=[other, shown])
     assert publishing.save_images(notebook, tmp_path / "images") == ["curve.png"]
     assert (tmp_path / "images" / "curve.png").read_bytes() == png
+    shown.outputs = []
+    with pytest.raises(CourseError, match="tagged image:curve shows no figure"):
+        publishing.save_images(notebook, tmp_path / "images")

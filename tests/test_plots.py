@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -271,6 +272,12 @@ def even(name: str) -> bool:
 
 def test_jet_would_be_noticed():
     assert even("viridis") and not even("jet") and not even("hsv")
+
+
+@pytest.mark.parametrize("guess", [(0, 9), "90 %"])
+def test_a_guess_that_is_no_number_is_shown(guess):
+    with pytest.raises(TypeError, match=f"your guess is {re.escape(repr(guess))}: expected one"):
+        plots.bars({"one": 1.0, "two": 2.0}, "Bars", "x", "Alt.", guess=guess)
 
 
 @pytest.mark.parametrize(
