@@ -22,8 +22,9 @@ from helpers.data import HOLDOUT, Data, load
 from helpers.download import DownloadError
 from helpers.environment import CourseError
 from helpers.measure import check_batch, new_net
+from helpers.preparation import rank_and_processes
 from helpers.session import find_device
-from helpers.training import NonFiniteLoss, fit, rank_and_processes
+from helpers.training import NonFiniteLoss, fit
 
 
 def train(args: argparse.Namespace) -> int:

@@ -21,9 +21,10 @@ from helpers.checkpoint import write
 from helpers.data import Data
 from helpers.environment import CourseError
 from helpers.models import DavidNet, SpeedNet
+from helpers.preparation import rank_and_processes
 from helpers.recipes import COURSE, SOURCE, SPEEDRUN, Recipe
 from helpers.results import FOLDER, origin, reached, save, settings, sha256
-from helpers.training import fit, rank_and_processes
+from helpers.training import fit
 
 # The course without one of its changes at a time, the recipe of 2020, and changes not yet in it.
 MUON_LR = SPEEDRUN.with_batch(COURSE.batch_size).muon

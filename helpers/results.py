@@ -21,8 +21,8 @@ from helpers.data import Data
 from helpers.environment import ROOT, CourseError, git, write_whole
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
+from helpers.preparation import rank_and_processes
 from helpers.recipes import COURSE, SPEEDRUN, Recipe
-from helpers.training import rank_and_processes
 
 FOLDER = ROOT / "images" / "results"
 # Where they stand in the README.

@@ -21,9 +21,10 @@ from torch import nn
 from helpers.data import Data, ImageSet, load
 from helpers.environment import ROOT as REPOSITORY
 from helpers.models import DavidNet
+from helpers.preparation import memory_format
 from helpers.recipes import COURSE, Recipe
 from helpers.results import published_net
-from helpers.training import fit, memory_format
+from helpers.training import fit
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from helpers.augment import BatchAugment, Batches
 from helpers.data import load
 from helpers.evaluation import predict
 from helpers.models import DavidNet
+from helpers.preparation import memory_format
 from helpers.recipes import COURSE, SOURCE
-from helpers.training import fit, memory_format
+from helpers.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN_CPU = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # two processes want two GPUs

@@ -25,8 +25,9 @@ from helpers.data import ImageSet
 from helpers.environment import ROOT
 from helpers.evaluation import predict
 from helpers.models import DavidNet, LinearNet, SmallCNN
+from helpers.preparation import dirac_, memory_format
 from helpers.recipes import COURSE, SOURCE
-from helpers.training import NonFiniteLoss, fit, memory_format
+from helpers.training import NonFiniteLoss, fit
 
 SMALL = replace(COURSE, batch_size=32, peak=0.02, epochs=3, ema=0.8)
 
@@ -194,12 +195,12 @@ def test_batch_size_scales_the_learning_rate_and_frozen_weights_stay():
 def test_dirac_init_hands_the_inputs_on():
     layer = nn.Conv2d(3, 8, 3, padding=1, bias=False)
     fresh = layer.weight[3:].clone()
-    training.dirac_(nn.Sequential(layer))
+    dirac_(nn.Sequential(layer))
     x = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(layer(x)[:, :3], x)
     assert torch.equal(layer.weight[3:], fresh)
     narrow = nn.Conv2d(8, 4, 3, padding=1, bias=False)
-    training.dirac_(nn.Sequential(narrow))
+    dirac_(nn.Sequential(narrow))
     x = torch.randn(2, 8, 9, 9)
     torch.testing.assert_close(narrow(x), x[:, :4])
 
@@ -207,7 +208,7 @@ def test_dirac_init_hands_the_inputs_on():
 def test_dirac_init_leaves_grouped_convolutions_and_trained_nets_alone():
     grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False)
     before = grouped.weight.clone()
-    training.dirac_(nn.Sequential(grouped))
+    dirac_(nn.Sequential(grouped))
     assert torch.equal(grouped.weight, before)
 
     model, still = net(), replace(SMALL, peak=1e-9, ema=None)
