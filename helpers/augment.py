@@ -12,7 +12,6 @@ import operator
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal
@@ -127,25 +126,6 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     return x
 
 
-def check_repeatable(name: str, batches) -> None:
-    """An error where a second pass over `batches` could not be made exactly like the first."""
-    if batches is not None and not hasattr(batches, "__iter__"):
-        raise TypeError(
-            f"{name} is a {type(batches).__name__}: expected batches of (x, y) that can be run "
-            "through again and again, such as a DataLoader, a list or augment.Batches(...)"
-        )
-    if hasattr(batches, "__next__"):
-        raise ValueError(
-            f"{name} is a one-shot iterator: what it has given cannot be put back. Pass the "
-            "DataLoader or list behind it"
-        )
-    if getattr(batches, "persistent_workers", False):
-        raise ValueError(
-            f"{name} has persistent workers, whose random state cannot be set or restored. Make "
-            "the loader with persistent_workers=False"
-        )
-
-
 @dataclass(frozen=True)
 class BatchAugment:
     """`train_transform` for batches: uint8 (B,32,32,3) on any device -> float (B,3,32,32).
@@ -203,30 +183,6 @@ class BatchAugment:
         hole = (row[:, :, None] * SIZE + column[:, None, :]).flatten(1)
         x.flatten(2).scatter_(2, hole[:, None].expand(-1, 3, -1), 0)  # x itself: flatten is a view
         return x
-
-
-def restart(item, seed: int) -> None:
-    """Begin `item` at `seed` if it is a random generator of torch, numpy or random."""
-    if isinstance(item, torch.Generator):
-        item.manual_seed(seed)
-    elif isinstance(item, np.random.Generator):
-        item.bit_generator.state = type(item.bit_generator)(seed).state
-    elif isinstance(item, (random.Random, np.random.RandomState)):
-        item.seed(seed)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn within, torch, numpy and random go on afterwards as if it were not."""
-    states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
-    if torch.backends.mps.is_available():
-        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        for restore, state in states:
-            restore(state)
 
 
 @dataclass(eq=False, repr=False)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.augment import check_repeatable, random_state_kept, restart
 from helpers.evaluation import Predictions, predict
+from helpers.randomness import check_repeatable, random_state_kept, restart
 
 RULES = ("steep", "valley", "minimum", "slide", "accuracy")
 SMOOTH = 0.1  # of the sweep: 0.6 of its 6 decades, about half as wide as the fall of a loss

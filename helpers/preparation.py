@@ -1,24 +1,14 @@
-"""What `fit` settles before the first step of a run, or of an epoch: batches, the memory order,
-first weights, random streams, and who takes part."""
+"""What `fit` settles before the first step: batches, memory order, weights, who takes part."""
 
-import random
-
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from helpers.augment import (
-    AugmentedImages,
-    BatchAugment,
-    Batches,
-    check_repeatable,
-    restart,
-    seed_transform,
-)
+from helpers.augment import BatchAugment, Batches
 from helpers.data import ImageSet
 from helpers.evaluation import predict
+from helpers.randomness import check_repeatable
 from helpers.recipes import Recipe
 
 
@@ -121,26 +111,6 @@ def dirac_(model: nn.Module) -> None:
             if layer.weight.requires_grad:
                 weight = layer.weight[: layer.in_channels].zero_()
                 weight[:, :, 1, 1].fill_diagonal_(1)  # at once: nn.init.dirac_ sets one by one
-
-
-def seed_epoch(batches, seed: int, epoch: int) -> None:
-    """Begin each random stream of an epoch from seed and epoch, so that it can be done again."""
-    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    torch.manual_seed(mixed)
-    np.random.seed(mixed)
-    random.seed(mixed)
-    images = getattr(batches, "dataset", None)
-    while hasattr(images, "dataset"):  # a Subset
-        images = images.dataset
-    whole = getattr(batches, "batch_sampler", None)
-    samplers = getattr(batches, "sampler", None), getattr(whole, "sampler", None)
-    for owner in (batches, *samplers, images):
-        if hasattr(owner, "set_epoch"):
-            owner.set_epoch(epoch)
-        for item in getattr(owner, "__dict__", {}).values():
-            restart(item, mixed)
-    if isinstance(images, AugmentedImages):
-        seed_transform(images.transform, mixed)
 
 
 def rank_and_processes() -> tuple[int, int]:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from helpers import checkpoint
-from helpers.augment import Batches, check_repeatable, random_state_kept
+from helpers.augment import Batches
 from helpers.data import ImageSet
 from helpers.evaluation import device_of, eval_mode, predict
 from helpers.muon import Muon
@@ -33,11 +33,11 @@ from helpers.preparation import (
     is_fresh,
     memory_format,
     rank_and_processes,
-    seed_epoch,
     sum_over_processes,
     try_out,
 )
 from helpers.progress import print_line, progress_bar
+from helpers.randomness import check_repeatable, random_state_kept, seed_epoch
 from helpers.recipes import COURSE, Recipe
 
 LOOK_EVERY = 50  # steps between two looks at the losses on an accelerator: each look waits for it

@@ -1,0 +1,74 @@
+"""Random state: kept for the caller, begun anew for an epoch or a seed, or refused where neither
+can be done."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from helpers.augment import AugmentedImages, seed_transform
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn within, torch, numpy and random go on afterwards as if it were not."""
+    states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
+    if torch.backends.mps.is_available():
+        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        for restore, state in states:
+            restore(state)
+
+
+def seed_epoch(batches, seed: int, epoch: int) -> None:
+    """Begin each random stream of an epoch from seed and epoch, so that it can be done again."""
+    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    torch.manual_seed(mixed)
+    np.random.seed(mixed)
+    random.seed(mixed)
+    images = getattr(batches, "dataset", None)
+    while hasattr(images, "dataset"):  # a Subset
+        images = images.dataset
+    whole = getattr(batches, "batch_sampler", None)
+    samplers = getattr(batches, "sampler", None), getattr(whole, "sampler", None)
+    for owner in (batches, *samplers, images):
+        if hasattr(owner, "set_epoch"):
+            owner.set_epoch(epoch)
+        for item in getattr(owner, "__dict__", {}).values():
+            restart(item, mixed)
+    if isinstance(images, AugmentedImages):
+        seed_transform(images.transform, mixed)
+
+
+def restart(item, seed: int) -> None:
+    """Begin `item` at `seed` if it is a random generator of torch, numpy or random."""
+    if isinstance(item, torch.Generator):
+        item.manual_seed(seed)
+    elif isinstance(item, np.random.Generator):
+        item.bit_generator.state = type(item.bit_generator)(seed).state
+    elif isinstance(item, (random.Random, np.random.RandomState)):
+        item.seed(seed)
+
+
+def check_repeatable(name: str, batches) -> None:
+    """An error where a second pass over `batches` could not be made exactly like the first."""
+    if batches is not None and not hasattr(batches, "__iter__"):
+        raise TypeError(
+            f"{name} is a {type(batches).__name__}: expected batches of (x, y) that can be run "
+            "through again and again, such as a DataLoader, a list or augment.Batches(...)"
+        )
+    if hasattr(batches, "__next__"):
+        raise ValueError(
+            f"{name} is a one-shot iterator: what it has given cannot be put back. Pass the "
+            "DataLoader or list behind it"
+        )
+    if getattr(batches, "persistent_workers", False):
+        raise ValueError(
+            f"{name} has persistent workers, whose random state cannot be set or restored. Make "
+            "the loader with persistent_workers=False"
+        )
