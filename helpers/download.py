@@ -115,6 +115,7 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
                 break
         reasons.append(f"  {len(reasons) + 1}. {url}: {reason}")
     had, listed = part.stat().st_size, "\n".join(reasons)
+    had = had if had < size else 0  # what is too long is of no use
     kept = f"The {had:,} bytes that arrived are kept: the next call goes on from there.\n" * (
         had > 0
     )

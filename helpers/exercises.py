@@ -244,7 +244,7 @@ def check_mended_steps(function: Callable) -> str:
     steps = A.Compose(function(), strict=True, seed=0)
     results = [steps(image=ruler)["image"] for _ in range(300)]
     need_shape(results[0], (32, 32, 3), "crop back to 32x32.")
-    if any(result[16, 17, 1] < result[16, 16, 1] for result in results):
+    if any((np.diff(result[16, :, 1].astype(int)) < 0).sum() > 20 for result in results):
         raise Wrong("Some images are mirrored: here only padding and crop are asked for.")
     shifts = np.array([result[16, 16, :2].astype(int) - 16 for result in results])
     if len(np.unique(shifts, axis=0)) == 1:

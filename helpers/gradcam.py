@@ -80,7 +80,7 @@ def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
 def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """The logits, and the maps that `layer` returned, as the first node of the graph."""
     found: list[Tensor] = []
-    model = getattr(model, "_orig_mod", model)  # compiled code would not see the hook
+    model = getattr(model, "_orig_mod", model)  # compiled with one hook, it misses the next
 
     def keep(module, inputs, output):
         if not isinstance(output, Tensor) or output.ndim != 4:
@@ -130,9 +130,9 @@ def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation (B,) of the maps a and b (B, h, w), image by image, ties sharing
     their mean rank; NaN where a map is flat."""
-    ranks = (rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (a, b))
+    ranks = (rankdata(maps.detach().flatten(1).double().cpu(), axis=1) for maps in (a, b))
     u, v = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
-    return ((u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))).to(a)
+    return ((u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))).float().to(a.device)
 
 
 def randomization_cascade(

@@ -26,7 +26,8 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
             f"train is a {type(train).__name__} without a length, which the learning rate follows: "
             "expected an ImageSet, a DataLoader or a list of batches"
         ) from None
-    if dist.is_initialized() and isinstance(getattr(train, "sampler", None), DistributedSampler):
+    samplers = [getattr(o, "sampler", None) for o in (train, getattr(train, "batch_sampler", None))]
+    if dist.is_initialized() and any(isinstance(s, DistributedSampler) for s in samplers):
         raise ValueError(
             "train has a DistributedSampler, and fit shares each batch between the processes "
             "itself: make the loader without one"
@@ -43,8 +44,10 @@ def try_out(model: nn.Module, device: torch.device, parts: dict) -> torch.memory
     layout = memory_format(model, device)
     model.to(device, memory_format=layout)
     for two in [two_images(name, data) for name, data in parts.items() if data is not None]:
+        if isinstance(two, ImageSet):
+            two = list(Batches(two, 2, device=device, shuffle=False))
         try:
-            predict(model, two)
+            predict(model, [(x.to(memory_format=layout), y) for x, y in two])  # as a step has them
         except torch.cuda.OutOfMemoryError:
             pass  # the first step says which batch would fit
         except RuntimeError as error:

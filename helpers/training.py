@@ -107,7 +107,7 @@ def fit(
         )
     if any(map(nn.parameter.is_lazy, model.parameters())):
         raise ValueError("a lazy layer has no weights yet: call the model on a batch first")
-    found = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
+    found = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     try:
@@ -138,8 +138,9 @@ def fit(
         model.load_state_dict(run.final.state_dict())
         model.zero_grad()
     except BaseException as error:
-        for tensor, old in zip((*model.parameters(), *model.buffers()), found, strict=True):
-            tensor.data = old
+        now = tensors(model)
+        for name, old in found.items():
+            now[name].data = old
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
         if isinstance(error, KeyboardInterrupt):
@@ -230,7 +231,7 @@ class Run:
                 "rate follows len(), so it must be right"
             )
         for counter, current in zip(self.final.buffers(), self.model.buffers(), strict=True):
-            if not current.is_floating_point():  # such as how many batches a batch norm has seen
+            if not is_averaged(current):  # such as how many batches a batch norm has seen
                 counter.copy_(current)
         seconds = time.perf_counter() - began
         weighted = torch.stack(losses).cpu().double() @ torch.tensor(counts).double()
@@ -245,7 +246,8 @@ class Run:
             size = self.batches.batch_size
             count = min(size, len(self.batches.labels) - i * size)
         else:
-            x, y = x[self.rank :: self.processes], y[self.rank :: self.processes].long()
+            x, y = x[self.rank :: self.processes], torch.as_tensor(y)[self.rank :: self.processes]
+            y = y.long()
         if count < self.processes:
             raise ValueError(
                 f"{self.processes} processes cannot share a batch of {count} images: take another "
@@ -338,6 +340,14 @@ def muon(model: nn.Module, recipe: Recipe, device: torch.device) -> Muon:
 
 
 def averaged(model: nn.Module) -> list[Tensor]:
-    """Weights and BN statistics, as they lie in the model, each once: what an average is of."""
-    tensors = (tensor.detach() for tensor in (*model.parameters(), *model.buffers()))
-    return [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    """Weights and BN statistics, as they lie in the model: what an average is taken of."""
+    return [tensor.detach() for tensor in tensors(model).values() if is_averaged(tensor)]
+
+
+def is_averaged(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each once."""
+    return dict((*model.named_parameters(), *model.named_buffers()))

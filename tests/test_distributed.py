@@ -98,6 +98,7 @@ def worker(rank, folder, recipe, data, val):
     model = net(rank)  # they begin unlike: the first one's weights go to all
     history = fit(model, data, val, recipe=recipe, out=folder, verbose=False)
     torch.save(history, folder / f"history{rank}.pt")
+    torch.save(dict(model.named_parameters()), folder / f"weights{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -137,6 +138,8 @@ def test_two_processes_equal_one_that_normalises_each_share_alone(recipe, tmp_pa
 
     model.load_state_dict(state)
     histories = [torch.load(tmp_path / f"history{rank}.pt", weights_only=True) for rank in range(2)]
+    ends = [torch.load(tmp_path / f"weights{rank}.pt", weights_only=True) for rank in range(2)]
+    assert same(*ends)  # the averages too begin alike
     for ours, theirs in zip(*histories, strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
     found = predict(model, val)

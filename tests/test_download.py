@@ -136,12 +136,13 @@ def test_one_error_lists_every_mirror_with_its_reason_and_keeps_what_arrived(mir
     closed = "timed out" if sys.platform == "win32" else "refused"
     urls = [*map(mirror, BAD), unreachable, "no address"]
     # Alone each, since what one leaves behind the next would resume.
-    texts = []
+    texts, sizes = [], []
     for url in urls:
         with pytest.raises(DownloadError) as error:
             get([url], tmp_path)
         texts.append(str(error.value))
         kept = [path.stat().st_size for path in tmp_path.iterdir()]
+        sizes += kept
         assert [f"The {size:,} bytes that arrived are kept" in texts[-1] for size in kept] == [
             True
         ] * len(kept)
@@ -154,6 +155,7 @@ def test_one_error_lists_every_mirror_with_its_reason_and_keeps_what_arrived(mir
     with pytest.raises(DownloadError) as error:
         get(urls, tmp_path)
     assert os.listdir(tmp_path) == []
+    assert sizes and max(sizes) < 300_002
     text = str(error.value)
     assert all(url in text for url in urls)
     assert f"11. {urls[-1]}" in text

@@ -24,6 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 WHERE = "import os, sys\nprint(sys.executable, os.getcwd(), os.environ['COURSE_PROFILE'])"
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch):
+    """As in a terminal where nobody has set the course's variables; `helpers test` sets them."""
+    for name in ("PROFILE", "DATA", "SEED"):
+        monkeypatch.delenv("COURSE_" + name, raising=False)
+
+
 def write(folder: Path, name: str, *sources: str, course: dict | None = None) -> Path:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
     if course:
@@ -125,7 +132,7 @@ def test_a_notebook_of_another_shape_is_none(text, tmp_path: Path):
 
 @pytest.mark.parametrize("home", ["/", None])
 def test_addresses_survive_a_home_that_is_none(home, monkeypatch):
-    text = f"at https://x.org/y, in {ROOT}/helpers"
+    text = f"at https://x.org/y, in {ROOT}{os.sep}helpers"
     monkeypatch.setattr(publishing.os.path, "expanduser", lambda path: home or path)
     assert publishing._portable(text) == "at https://x.org/y, in helpers"
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from helpers import checkpoint, training
 from helpers.augment import image_loader, train_transform
@@ -269,8 +269,19 @@ class Viewing(nn.Module):
         return self.head(F.max_pool2d(F.relu(self.conv(x)), 2).view(-1, 6 * 14 * 14))
 
 
-def test_a_net_that_views_its_maps_trains(tmp_path):
-    model = Viewing()
+class ViewingImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3072, 4)
+
+    def forward(self, x):
+        return self.head(x.view(len(x), -1) + self.conv(x).flatten(1))
+
+
+@pytest.mark.parametrize("kind", [Viewing, ViewingImages])
+def test_a_net_that_views_its_maps_trains(kind, tmp_path):
+    torch.manual_seed(0)
+    model = kind()
     more = {"recipe": SMALL, "out": tmp_path, "verbose": False}
     history = fit(model, pictures(), pictures(20, seed=1), **more)
     assert history[-1]["loss"] < history[0]["loss"]
@@ -331,22 +342,26 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def test_labels_may_be_of_any_whole_type_and_samplers_hear_of_epochs():
-    models, data = [net(), net()], batches()
-    fit(models[0], data, recipe=SMALL, verbose=False)
-    fit(models[1], [(x, y.int()) for x, y in data], recipe=SMALL, verbose=False)
-    assert same(*models)
+    model, data = net(), batches()
+    fit(model, data, recipe=SMALL, verbose=False)
+    for kind in (torch.Tensor.int, torch.Tensor.numpy, torch.Tensor.tolist):
+        other = net()
+        fit(other, [(x, kind(y)) for x, y in data], recipe=SMALL, verbose=False)
+        assert same(model, other)
 
     dataset = torch.utils.data.TensorDataset(torch.cat([x for x, _ in data]), torch.arange(84) % 4)
     sampler, orders = DistributedSampler(dataset, num_replicas=1, rank=0), []
     loader = DataLoader(dataset, 32, sampler=sampler)
+    other = DataLoader(dataset, batch_sampler=BatchSampler(sampler, 32, False))
     watched = lambda self: orders.append(self.epoch) or iter(range(84))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DistributedSampler, "__iter__", watched)
         fit(net(), loader, recipe=SMALL, verbose=False)
         assert orders[-3:] == [0, 1, 2]
         patch.setattr(training.dist, "is_initialized", lambda: True)
-        with pytest.raises(ValueError, match="has a DistributedSampler"):
-            fit(net(), loader, recipe=SMALL, device="cpu", verbose=False)
+        for shared in (loader, other):
+            with pytest.raises(ValueError, match="has a DistributedSampler"):
+                fit(net(), shared, recipe=SMALL, device="cpu", verbose=False)
 
 
 def test_bad_arguments_say_what_to_do():
@@ -424,22 +439,25 @@ class Counting(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = net()
+        self.net = SmallCNN(4, classes=4)  # which trains with the channels last
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("seen", None)
 
     def forward(self, x):
         self.calls = self.calls + 1
+        self.seen = torch.zeros(2)
         return self.net(x)
 
 
 def test_an_error_leaves_every_buffer_and_the_memory_order_as_they_were(tmp_path):
     for recipe, out in ((replace(SMALL, peak=1e30), None), (SMALL, tmp_path)):
         model = Counting()
-        before, strides = weights(model), [p.stride() for p in model.parameters()]
+        before, strides = weights(model.net), [p.stride() for p in model.parameters()]
+        assert memory_format(model, torch.device("cpu")) is torch.channels_last
         (tmp_path / "model.pt").mkdir(exist_ok=True)  # so that it cannot be written at the end
         with pytest.raises((NonFiniteLoss, OSError)):
             fit(model, pictures(), recipe=recipe, epochs=1, out=out, verbose=False)
-        assert same(model, before) and model.calls == 0
+        assert same(model.net, before) and model.calls == 0
         assert [p.stride() for p in model.parameters()] == strides
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model.pt", "checkpoint.pt", "checkpoint.previous.pt"}  # nothing half-written
