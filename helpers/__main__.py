@@ -104,6 +104,7 @@ def parser():
         command.add_argument("--profile", type=a_profile, default=default, metavar="NAME",
                              help="smoke, the default, cpu, full or auto")  # fmt: skip
     for command in (run, publish, test, train):
+        # A training from the shell is told by its own options alone.
         default = "0" if command is train else told_before("SEED", "0")
         command.add_argument("--seed", type=seed, default=default,
                              help="of all random numbers, from 0")  # fmt: skip

@@ -115,15 +115,13 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
                 break
         reasons.append(f"  {len(reasons) + 1}. {url}: {reason}")
     had, listed = part.stat().st_size, "\n".join(reasons)
-    had = had if had < size else 0  # what is too long is of no use
-    kept = f"The {had:,} bytes that arrived are kept: the next call goes on from there.\n" * (
-        had > 0
-    )
-    if not had:
+    if 0 < had < size:
+        listed += f"\nThe {had:,} bytes that arrived are kept: the next call goes on from there."
+    else:
         part.unlink()
     wrong = " (the file there now is not the right one)" if path.exists() else ""
     raise DownloadError(
-        f"{path.name} could not be downloaded:\n{listed}\n{kept}"
+        f"{path.name} could not be downloaded:\n{listed}\n"
         f"By hand: get it from one of these addresses or from a colleague ({size:,} bytes, md5 "
         f"{md5}), place it, as it is, as {path}{wrong} and run again. In a classroom, "
         "CIFAR10_MIRROR may name a server of your own."

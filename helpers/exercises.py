@@ -313,12 +313,7 @@ def check_receptive_field(function: Callable) -> str:
     conv, halve, strided, dilated = (3, 1, 1, 1), (2, 2, 0, 1), (3, 2, 1, 1), (3, 1, 2, 2)
     covers = "a dilated kernel covers dilation * (k - 1) + 1"
     for name, layers, right, rule in [
-        (
-            "one 3x3 convolution",
-            [conv],
-            (3, 1),
-            "size is 1 + (k - 1) * jump; stride 1 leaves the jump at 1",
-        ),
+        ("one 3x3 convolution", [conv], (3, 1), "1 + (k - 1) * jump; stride 1 keeps the jump"),
         ("two 3x3 convolutions", [conv, conv], (5, 1), "each adds 2; padding adds nothing"),
         ("stride 2, then 3x3", [halve, conv], (6, 2), "a stride counts in the layers behind it"),
         ("two strides of 2", [strided, strided], (7, 4), "jumps multiply, they do not add"),

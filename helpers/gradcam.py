@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from helpers.evaluation import eval_mode, predict
+from helpers.tracing import uncompiled
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def grad_cam(
 
 
 def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
-    modules = dict(getattr(model, "_orig_mod", model).named_modules())  # of a compiled one, its net
+    modules = dict(uncompiled(model).named_modules())
     for name, module in modules.items():
         if name == layer or module is layer:
             return name, module
@@ -79,8 +80,7 @@ def _find(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
 
 def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """The logits, and the maps that `layer` returned, as the first node of the graph."""
-    found: list[Tensor] = []
-    model = getattr(model, "_orig_mod", model)  # compiled with one hook, it misses the next
+    model, found = uncompiled(model), []
 
     def keep(module, inputs, output):
         if not isinstance(output, Tensor) or output.ndim != 4:
@@ -141,7 +141,7 @@ def randomization_cascade(
     """Does the map depend on what was learned (Adebayo et al. 2018)? On a copy of the model its
     children get fresh random weights, one after the other from the top down; after each, the raw
     maps' rank correlations (B,) with the trained model's."""
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     name, _ = _find(model, layer)
     trained = grad_cam(model, x, name, target)
     result, copied = {}, copy.deepcopy(model)

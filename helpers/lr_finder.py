@@ -6,7 +6,6 @@ All training happens on copies, so looking for an LR changes nothing in the trai
 import copy
 import math
 import operator
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.evaluation import Predictions, predict
-from helpers.randomness import check_repeatable, random_state_kept, restart
+from helpers.randomness import check_repeatable, random_state_kept, restart, seed_all
 
 RULES = ("steep", "valley", "minimum", "slide", "accuracy")
 SMOOTH = 0.1  # of the sweep: 0.6 of its 6 decades, about half as wide as the fall of a loss
@@ -200,7 +199,7 @@ def lr_range_test(
                     f"the range test works on copies, and these cannot be copied ({error}): pass a "
                     "list of batches, or a model that holds no stored activations"
                 ) from error
-            _seed_all(seed, memo.values())
+            _seed_copies(seed, memo.values())
             _run(*copies, lrs, diverge, every, loss[i], accuracy[i])
     return RangeTest(lrs, loss, accuracy, seeds, mode)
 
@@ -242,11 +241,9 @@ def _endless(batches: Iterable) -> Iterator:
             raise ValueError("batches gave no batch: pass a DataLoader or a list that is not empty")
 
 
-def _seed_all(seed: int, objects: Iterable) -> None:
-    """Start torch, numpy, random and each generator or epoch counter among `objects` at `seed`."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+def _seed_copies(seed: int, objects: Iterable) -> None:
+    """Start all that is random at `seed`, and each generator or epoch counter among `objects`."""
+    seed_all(seed)
     for item in objects:
         restart(item, seed)
         if hasattr(item, "set_epoch") and hasattr(item, "seed"):  # Batches, DistributedSampler

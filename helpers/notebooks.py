@@ -102,9 +102,7 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
 def execute_all(paths: list[Path], choice: dict[str, str], out: Path) -> list[Outcome]:
     """Run the notebooks one after the other, failed ones included; print progress and a table."""
     out.mkdir(parents=True, exist_ok=True)
-    TemporaryFile(
-        dir=out
-    ).close()  # where nothing can be written, that is said before a lesson runs
+    TemporaryFile(dir=out).close()  # a folder that takes no file is said before a lesson runs
     outcomes = []
     for number, path in enumerate(paths, 1):
         head = f"[{number}/{len(paths)}] {path.stem}"

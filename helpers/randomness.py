@@ -25,12 +25,17 @@ def random_state_kept() -> Iterator[None]:
             restore(state)
 
 
+def seed_all(seed: int) -> None:
+    """Begin the global random streams of torch, numpy and random at `seed`."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # numpy takes no larger one
+    random.seed(seed)
+
+
 def seed_epoch(batches, seed: int, epoch: int) -> None:
     """Begin each random stream of an epoch from seed and epoch, so that it can be done again."""
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    torch.manual_seed(mixed)
-    np.random.seed(mixed)
-    random.seed(mixed)
+    seed_all(mixed)
     images = getattr(batches, "dataset", None)
     while hasattr(images, "dataset"):  # a Subset
         images = images.dataset

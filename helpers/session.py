@@ -7,7 +7,6 @@ in minutes on a laptop, and in full on a GPU. No number of a profile stands anyw
 import inspect
 import os
 import platform
-import random
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from helpers.data import Data, ImageSet, load
 from helpers.environment import ROOT as REPOSITORY
 from helpers.models import DavidNet
 from helpers.preparation import memory_format
+from helpers.randomness import seed_all
 from helpers.recipes import COURSE, Recipe
 from helpers.results import published_net
 from helpers.training import fit
@@ -165,9 +165,7 @@ def start(
     if fitted != chosen:
         notice = f"Few images: batches have {fitted.batch_size} of them, not {chosen.batch_size}."
         data = replace(data, notice=f"{data.notice} {notice}".strip())
-    random.seed(int(text))
-    np.random.seed(int(text))
-    torch.manual_seed(int(text))
+    seed_all(int(text))
     session = Session(fitted, find_device(), int(text), data)
     print(describe(session))
     return session

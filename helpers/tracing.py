@@ -236,15 +236,24 @@ def _is_leaf(module: nn.Module) -> bool:
     return own and not isinstance(module, nn.Sequential) and not any(module.children())
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The net behind torch.compile: compiled code keeps the hooks it was compiled with."""
+    return getattr(model, "_orig_mod", model)
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """ValueError for a model whose weights have no shape yet."""
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise ValueError("a lazy layer has no weights yet: call the model on a batch first")
+
+
 def run(model: nn.Module, x: Tensor, weights: bool = False, **options) -> Run:
     """Runs a copy of the model, in eval mode and without hooks; weights: with its own."""
-    model = getattr(model, "_orig_mod", model)  # behind torch.compile
-    memo = {}
+    model, memo = uncompiled(model), {}
+    refuse_lazy(model)
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError("cannot follow a scripted model: give the module it was made from")
-        if any(map(nn.parameter.is_lazy, module.parameters())):
-            raise ValueError("a lazy layer has no weights yet: call the model on a batch first")
         memo |= {id(v): OrderedDict() for k, v in vars(module).items() if k.endswith("_hooks")}
         for t in _tensors(vars(module)):
             dtype = torch.float32 if t.is_floating_point() else t.dtype

@@ -39,6 +39,7 @@ from helpers.preparation import (
 from helpers.progress import print_line, progress_bar
 from helpers.randomness import check_repeatable, random_state_kept, seed_epoch
 from helpers.recipes import COURSE, Recipe
+from helpers.tracing import refuse_lazy
 
 LOOK_EVERY = 50  # steps between two looks at the losses on an accelerator: each look waits for it
 
@@ -105,8 +106,7 @@ def fit(
         warnings.warn(
             "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
         )
-    if any(map(nn.parameter.is_lazy, model.parameters())):
-        raise ValueError("a lazy layer has no weights yet: call the model on a batch first")
+    refuse_lazy(model)
     found = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()

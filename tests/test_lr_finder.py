@@ -426,6 +426,18 @@ def test_smoothing_finds_the_slope_under_noise():
     assert abs(np.mean(errors)) < 0.06 and np.std(errors) < 0.25
 
 
+@pytest.mark.parametrize(("nesterov", "limit"), [(False, 3.8), (True, 1.36)])
+def test_what_lesson_03_says_of_the_bowl_with_momentum(nesterov, limit):
+    """Its limit of 2 / a moves to 3.8 / a, and with Nesterov's form to 1.36 / a; here a = 1."""
+    for lr, ends in ((limit - 0.02, True), (limit + 0.02, False)):
+        w = torch.ones(1, dtype=torch.double, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=lr, momentum=0.9, nesterov=nesterov)
+        for _ in range(3000):
+            w.grad = w.detach().clone()
+            optimizer.step()
+        assert (abs(w.item()) < 1) == ends
+
+
 def test_valley_by_hand():
     """A run of 11 from step 19 on: 11 // 3 + 11 // 6 = 4 steps behind its start."""
     loss = np.r_[np.full(20, 3.0), 3 - 0.1 * np.arange(1, 11), 2 + np.arange(70.0)]

@@ -130,6 +130,13 @@ def test_nothing_of_one_machine(notebook: NotebookNode):
         assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
+def test_what_lesson_02_says_of_the_shares_of_stage_3():
+    """Larger than the image's, a quarter of the square, with shortcuts and without."""
+    shown = " ".join(o.get("text", "") for o in outputs(nbformat.read(PATHS[1], as_version=4)))
+    (shares,) = re.findall(r"stage3 +without shortcuts +(\d+)% .* with them +(\d+)%", shown)
+    assert min(map(int, shares)) > 25
+
+
 def test_the_glossary_is_in_order():
     terms = re.findall(r"^- \*\*(.+?)\*\*", (FOLDER / "GLOSSARY.md").read_text("utf-8"), re.M)
     assert len(terms) > 100 and terms == sorted(set(terms), key=str.lower)

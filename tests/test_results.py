@@ -243,6 +243,13 @@ def test_what_lesson_06_says_of_the_hardest_and_the_easiest_class():
         assert (min(mean, key=mean.get), max(mean, key=mean.get)) == ("cat", "automobile")
 
 
+@pytest.mark.parametrize(("pairs", "share"), [(10, 1 / 2), (18, 4 / 5)])
+def test_what_lesson_04_says_of_how_many_pairs_a_small_gap_needs(pairs, share):
+    """The power of a paired test; runs scatter by 0.2 points, so their differences by 0.28."""
+    shift, bound = 0.2 / (0.2 * math.sqrt(2 / pairs)), stats.t.ppf(0.975, pairs - 1)
+    assert stats.nct.sf(bound, pairs - 1, shift) == pytest.approx(share, abs=0.03)
+
+
 def test_seconds_are_those_of_the_epochs():
     """In files of before 2026-11-27 of the whole call, as CONTRIBUTING.md says."""
     for recipe in ("source", "course", "speedrun", "speedrun-cpu", "speedrun-sgd"):
