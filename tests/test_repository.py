@@ -12,7 +12,7 @@ from helpers.results import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ["helpers", "tests", "notebooks", "conftest.py", ".github"]
-TEXTS = [p for p in [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *(ROOT / "notebooks").glob("*.md")]]
+TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *ROOT.glob("[hn]*/*.md")]
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
@@ -45,6 +45,12 @@ def test_the_readme_names_every_notebook():
     text = (ROOT / "README.md").read_text("utf-8")
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         assert f"(notebooks/{path.name})" in text, path.name
+
+
+def test_the_guide_to_the_helpers_names_each():
+    guide = (ROOT / "helpers" / "README.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\((\S+?)\)", guide))
+    assert linked == {p.name for p in (ROOT / "helpers").glob("*.*")} - {"README.md", "__init__.py"}
 
 
 def test_nothing_heavy():
