@@ -782,6 +782,30 @@ def check_sgd_step(function: Callable) -> str:
     return "Three steps agree with torch.optim.SGD, with momentum and weight decay."
 
 
+@exercise
+def check_decide(function: Callable) -> str:
+    """Which of two recipes is better, by the interval of the paired differences."""
+    equal, lucky = np.full(4, 0.9), np.array([0.901, 0.910, 0.904, 0.915])
+    for b, t, gaps, right, hint in (
+        (equal, 3.18, (0.3, 0.1, 0.4, 0.2), "a", "Divide by the root of the number of pairs."),
+        (equal, 3.18, (-0.3, -0.1, -0.4, -0.2), "b", "Mind both directions."),
+        (equal, 3.18, (2.0, -1.0, 1.5, -1.3), "undecided", "The mean drowns in the noise."),
+        (equal, 3.18, (0.6, 0.1, 0.4, 0.0), "undecided", "So few pairs need the t of the call."),
+        (equal, 3.18, (0.13, 0.33, 0.53, 0.13), "undecided", "By what does np.std divide?"),
+        (equal[:3], 4.3, (0.35, 0.15, 0.45), "undecided", "These are three pairs, with their t."),
+        (lucky, 3.18, (0.3, 0.1, 0.4, 0.2), "a", "A seed's luck meets both: subtract by seed."),
+    ):
+        found = function(b + np.array(gaps) / 100, b, t)
+        if found not in ("a", "b", "undecided"):
+            raise Wrong(f'The function returned {found!r}: expected "a", "b" or "undecided".')
+        if {found, right} == {"a", "b"}:
+            hint = "The sign of the mean says which is better."
+        if found != right:
+            told = ", ".join(f"{gap:+g}" for gap in gaps)
+            raise Wrong(f'a - b: {told} points, t = {t}: expected "{right}", not "{found}". {hint}')
+    return "The mean of the gaps, plus and minus t standard deviations over the root of the count."
+
+
 # Lesson 06
 
 
@@ -999,13 +1023,18 @@ check_global_lr = number(  # 0.4 at batch 512; 8 GPUs of 128 images each
 )
 
 
-@exercise
-def check_global_loss(function: Callable) -> str:
-    """Mean loss over all images, from each rank's mean and count."""
-    likely = {2: "30 images count no more than 10: that is the mean of the means."}
-    judge(function([1.0, 3.0], [10, 10]), 2, "Two equal shares with means 1 and 3: expected 2.")
-    judge(function([1.0, 3.0], [30, 10]), 1.5, "Means 1 of 30 and 3 of 10: expected 1.5.", likely)
-    return "Sums are added, then divided once: every image counts the same."
+check_training_time = number(  # seconds: 30 % of 312 TFLOP/s, 10,000 images a second
+    120,
+    "The GPU would need 29.5 s, and waits for the images: 1,200,000 / 10,000 = 120 s.",
+    "Two times, side by side: FLOP / (share x peak), and images / (images a second).",
+    {
+        29.487: "That is the GPU's arithmetic alone: does the CPU deliver so fast?",
+        8.846: "That is at the full peak, and you expect 30 % of it.",
+        149.487: "They work side by side: the slower one counts, not the sum.",
+        5: "That is one epoch of 24.",
+    },
+    rtol=1e-2,
+)
 
 
 @partial(exercise, returns=False)

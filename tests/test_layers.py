@@ -582,7 +582,7 @@ def test_text_and_html():
 
 
 def test_what_lesson_02_says_of_the_cores_of_stage3():
-    """Along the shortcuts four units of a row see pixels 0 to 29 of an image, 9 and an edge each."""
+    """Along the shortcuts four units of a row see pixels 0 to 29 of an image, side by side."""
     torch.manual_seed(0)
     net, x = DavidNet(16).eval(), torch.randn(16, 3, 32, 32, requires_grad=True)
     for main_path in (net.stage1.bn3, net.stage3.bn3):

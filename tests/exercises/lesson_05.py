@@ -34,6 +34,19 @@ def sgd_step(w, velocity, x, y, lr, momentum, weight_decay):
     return w.detach() - lr * velocity, velocity
 """
 
+DECIDE = """
+def decide(a, b, t):
+    gaps = {gaps}
+    half = {half}
+    if abs(gaps.mean()) <= half:
+        return "undecided"
+    return {better}
+"""
+DECISION = dict(
+    gaps="np.subtract(a, b)", half="t * gaps.std(ddof=1) / np.sqrt(len(gaps))",
+    better='"a" if gaps.mean() > 0 else "b"',
+)  # fmt: skip
+
 WRONG = {
     "check_initial_loss": [
         "answer = 2.303",
@@ -125,5 +138,22 @@ def find_frozen(net, optimizer):
         ),
         # the old velocity is lost
         STEP.replace("momentum * velocity + ", ""),
+    ],
+    "check_decide": [
+        DECIDE.format(**DECISION | change)
+        for change in (
+            {"half": "t * gaps.std(ddof=1)"},
+            {"gaps": "np.subtract(b, a)"},
+            {"better": '"a"'},
+            {"half": "1.96 * gaps.std(ddof=1) / np.sqrt(len(gaps))"},
+            {"half": "t * gaps.std() / np.sqrt(len(gaps))"},
+            {"half": "t * np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / len(a))"},
+            {"half": "3.18 * gaps.std(ddof=1) / np.sqrt(len(gaps))"},
+            {"better": "gaps.mean() > 0"},
+        )
+    ]
+    + [
+        # the mean alone
+        'def decide(a, b, t):\n    return "a" if a.mean() > b.mean() else "b"',
     ],
 }

@@ -11,11 +11,6 @@ def shard(count, rank, ranks, epoch):
     return order[{places}]
 """
 
-LOSS = """
-def global_loss(means, counts):
-    return {body}
-"""
-
 ACCUMULATE = """
 def accumulate(model, x, y, most):
     {before}
@@ -76,10 +71,12 @@ def shard(count, rank, ranks, epoch):
         'answer = {"A": "slow", "B": "sync", "C": "median"}',
     ],
     "check_global_lr": ["answer = 3.2", "answer = 0.1", "answer = 0.4", "answer = 1.6"],
-    "check_global_loss": [
-        LOSS.format(body="sum(means) / len(means)"),
-        LOSS.format(body="sum(m * c for m, c in zip(means, counts))"),
-        LOSS.format(body="sum(m / c for m, c in zip(means, counts)) / sum(1 / c for c in counts)"),
+    "check_training_time": [
+        "answer = 24 * 50_000 * 2.3e9 / (0.3 * 312e12)",
+        "answer = 24 * 50_000 * 2.3e9 / 312e12",
+        "answer = 24 * 50_000 * 2.3e9 / (0.3 * 312e12) + 24 * 50_000 / 10_000",
+        "answer = 50_000 / 10_000",
+        "answer = 1",
     ],
     "check_accumulate": [
         ACCUMULATE.format(**ACCUMULATION | change)
