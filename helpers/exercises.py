@@ -441,7 +441,7 @@ def check_smallest_every(function: Callable) -> str:
 def check_my_steep(function: Callable) -> str:
     """The LR where a loss falls fastest against log lr, on curves whose answer is known."""
     lr = 1e-4 * 10 ** np.linspace(0, 5, 101)
-    loss = 2.3 - 1.5 / (1 + (lr / 0.01) ** -2.0) + (np.maximum(np.log10(lr), 0) * 4) ** 2
+    loss = 2.3 - 1.5 / (1 + (lr / 0.0098) ** -2.0) + (np.maximum(np.log10(lr), 0) * 4) ** 2
     found = function(lr, loss)
     if np.ndim(found) != 0:
         raise Wrong("Return one number, the LR of one step, not an array.")
@@ -453,13 +453,14 @@ def check_my_steep(function: Callable) -> str:
         lr[against_lr.argmin()]: "That slope is against lr. On a log axis take it against log lr.",
     }
     between = "np.diff gives the slope between two steps; np.gradient gives it at a step."
-    likely |= {lr[41]: between, (lr[40] + lr[41]) / 2: between, (lr[40] * lr[41]) ** 0.5: between}
+    likely |= {lr[39]: between, (lr[39] + lr[40]) / 2: between, (lr[39] * lr[40]) ** 0.5: between}
     judge(found, lr[40], f"The fall is fastest at {lr[40]:.3g}.", likely)
     uneven = np.concatenate([lr[:44], lr[44::4]])  # steps that are four times as far apart
-    curve = 2.3 - 1.5 / (1 + (uneven / 0.01) ** -2.0)
-    slope = np.gradient(curve, np.log(uneven))
+    curve = 2.3 - 1.5 / (
+        1 + (uneven / 0.0102) ** -2.0
+    )  # here the next step is nearer, not the last
     hint = "Where steps lie unevenly it fails: give np.gradient the positions, log lr."
-    judge(function(uneven, curve), uneven[slope.argmin()], hint)
+    judge(function(uneven, curve), uneven[40], hint, {uneven[41]: "One step late: " + between})
     return "The steepest fall against log lr, also where steps lie unevenly."
 
 
@@ -553,7 +554,9 @@ def check_peak_is_met(pct_start: float) -> str:
     if not 0.25 <= pct_start <= 0.35:
         raise Wrong(f"{pct_start:g} changes the shape too much: stay between 0.25 and 0.35.")
     place = pct_start * 2808 - 1
-    if abs(place - round(place)) > 1e-6:
+    if 1e-6 < abs(place - round(place)) < 1e-3:
+        raise Wrong(f"Nearly: {round(place) + 1} / 2808, rounded. Give the fraction itself.")
+    if abs(place - round(place)) >= 1e-3:
         raise Wrong(f"Now the peak stands at step {place:.4f}: between two steps, none meets it.")
     return f"The peak stands at step {round(place)}, and that step meets it."
 

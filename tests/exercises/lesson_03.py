@@ -25,8 +25,9 @@ WRONG = {
         "my_steep = lambda lr, loss: lr[np.argmax(np.gradient(loss, np.log(lr)))]",
         "my_steep = lambda lr, loss: np.argmin(np.gradient(loss, np.log(lr)))",
         "my_steep = lambda lr, loss: lr[np.argmin(np.gradient(loss))]",
-        "my_steep = lambda lr, loss: lr[np.argmin(np.diff(loss))]",
         "my_steep = lambda lr, loss: np.gradient(loss, np.log(lr))",
+        "my_steep = lambda lr, loss: lr[:-1][np.argmin(np.diff(loss) / np.diff(np.log(lr)))]",
+        "my_steep = lambda lr, loss: lr[1:][np.argmin(np.diff(loss) / np.diff(np.log(lr)))]",
     ],
     "check_centred": [
         # looks back only

@@ -40,7 +40,13 @@ WRONG = {
         ),
         TRIANGULAR.format(height="1 - abs(t % int(2 * half_cycle) / half_cycle - 1)"),
     ],
-    "check_peak_is_met": ["answer = 0.3", "answer = 842", "answer = 0.5", "answer = 842.5 / 2808"],
+    "check_peak_is_met": [
+        "answer = 0.3",
+        "answer = 842",
+        "answer = 0.5",
+        "answer = 842.5 / 2808",
+        "answer = 0.299857549",
+    ],
     "check_lambda_factor": [
         FACTOR.format("source_one_cycle(epoch)"),
         FACTOR.format("source_one_cycle(epoch) / 0.472"),
