@@ -514,6 +514,7 @@ def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: st
     figure, (top, bottom) = frame(title, "epoch index", rows=2, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
     top.set_ylabel("learning rate")
+    top.set_ylim(bottom=0)  # so that a last value that is not 0 is seen not to be
     draw_steps(bottom, accuracy, first=0)
     bottom.set_ylabel("accuracy")
     percent(bottom.yaxis)
