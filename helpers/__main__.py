@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 if not __package__:  # called as `python3 helpers`: the folder above is what belongs on the path
@@ -251,11 +252,7 @@ def train(options, rest):
         if options.data == "auto":
             options.data = profile.source
     options.width = options.width or 64
-    code = launch.train(options)
-    if "RANK" in os.environ:  # the group's threads outlive it, and now and then abort Python's end
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return launch.train(options)
 
 
 def measure(options, rest):
@@ -319,5 +316,20 @@ def main(arguments=None):
         return 130
 
 
+def end(code):
+    """Leave Python. One of several processes at once: its end could wait for threads that wait for
+    a process that is gone."""
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    end(code)

@@ -61,6 +61,7 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
             getattr(run, name).load_state_dict(saved[name])
     for group, own in zip(run.optimizer.param_groups, fused, strict=True):
         group["fused"] = own
+    run.settle_momentum()
     run.history = saved["history"]
     for name, now in (("threads", torch.get_num_threads()), ("processes", run.processes)):
         if saved[name] != now:

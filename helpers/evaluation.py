@@ -63,12 +63,12 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         """Share of correct predictions, 0..1."""
-        return self.correct.double().mean().item()
+        return self.correct.cpu().double().mean().item()  # Apple's GPU has no doubles
 
     @property
     def loss(self) -> float:
         """Cross-entropy in nats, each image weighing the same however the batches were cut."""
-        return F.cross_entropy(self.logits.double(), self.labels).item()
+        return F.cross_entropy(self.logits.cpu().double(), self.labels.cpu()).item()
 
 
 @contextmanager

@@ -94,8 +94,10 @@ def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[
         return found[-1].clone()  # an in-place ReLU behind the layer alters this copy only
 
     handle = layer.register_forward_hook(keep)
-    # A CPU convolves and pools batches up to twice as fast with the channels last.
-    order = torch.channels_last if len(x) > 1 else torch.contiguous_format
+    # A CPU convolves and pools batches up to twice as fast with the channels last. On Apple's GPU
+    # the gradient of a batch norm is wrong in that order (pytorch/pytorch issue 175189).
+    fast = len(x) > 1 and x.device.type != "mps"
+    order = torch.channels_last if fast else torch.contiguous_format
     try:
         logits = model(x.clone(memory_format=order))
     except RuntimeError as error:
@@ -130,7 +132,7 @@ def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation (B,) of the maps a and b (B, h, w), image by image, ties sharing
     their mean rank; NaN where a map is flat."""
-    ranks = (rankdata(maps.detach().flatten(1).double().cpu(), axis=1) for maps in (a, b))
+    ranks = (rankdata(maps.detach().flatten(1).cpu().double(), axis=1) for maps in (a, b))
     u, v = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
     return ((u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))).float().to(a.device)
 

@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -55,13 +56,14 @@ def train(args: argparse.Namespace) -> int:
             )  # fmt: skip
             if rank == 0:
                 run = results.reached(model, data, history, args.seed)
-                run |= results.origin()
+                run |= results.origin(device)
                 made = results.settings(recipe, data, args.width, args.epochs, args.profile)
                 results.save(args.out / "results.json", {**made, "runs": [run]})
                 print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
                       f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
             if processes > 1:
                 dist.barrier()  # nobody hangs up while another still talks
+                dist.destroy_process_group()  # after a failure it would wait for the others
     except RuntimeError as error:
         if processes == 1:
             raise
@@ -70,9 +72,6 @@ def train(args: argparse.Namespace) -> int:
             "process ended first, and the reason stands in that one's message. The work up to the "
             "last whole epoch is kept: start the same command again with --resume."
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     return 0
 
 
@@ -116,7 +115,10 @@ def join_processes() -> torch.device:
     else:  # processes on MPS cannot talk to each other
         device = torch.device("cpu") if many else find_device()
     if many:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        gpu = device if device.type == "cuda" else None
+        backend = "nccl" if gpu and dist.is_nccl_available() else "gloo"  # Windows has no NCCL
+        patience = timedelta(minutes=30)  # one process may have to download for all
+        dist.init_process_group(backend, timeout=patience, device_id=gpu)
     return device
 
 

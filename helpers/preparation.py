@@ -82,9 +82,10 @@ def two_images(name: str, data) -> ImageSet | list[tuple[Tensor, Tensor]]:
 def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
     """Channels last: the order in which convolutions are fast on CUDA and on CPUs.
 
-    Except where it crashes: on a CPU, in the weight gradient of a strided 1x1 convolution with few
-    input channels. Seen in PyTorch 2.14 and 2.15: below 8 channels on CPUs without AVX-512, below
-    16 with several threads and an odd batch on others.
+    Not on Apple's GPU, where gradients of batch norms were wrong in it (pytorch/pytorch issue
+    175189), nor where it crashes: on a CPU, in the weight gradient of a strided 1x1 convolution
+    with few input channels. Seen in PyTorch 2.14 and 2.15: below 8 channels on CPUs without
+    AVX-512, below 16 with several threads and an odd batch on others.
     """
     narrow = any(
         isinstance(layer, nn.Conv2d)

@@ -63,11 +63,12 @@ def settings(
     }
 
 
-def origin() -> dict:
-    """Where and when a run was made."""
-    cuda = torch.cuda.is_available()
+def origin(device: torch.device | None = None) -> dict:
+    """Where and when a run was made; on which device, if not on CUDA or else the CPU."""
+    kind = device.type if device else "cuda" if torch.cuda.is_available() else "cpu"
+    name = f"{kind.upper()}, {platform.machine()}"
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
+        "device": torch.cuda.get_device_name() if kind == "cuda" else name,
         "threads": torch.get_num_threads(),
         "processes": rank_and_processes()[1],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

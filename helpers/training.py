@@ -39,7 +39,7 @@ from helpers.preparation import (
 from helpers.progress import print_line, progress_bar
 from helpers.randomness import check_repeatable, random_state_kept, seed_epoch
 from helpers.recipes import COURSE, Recipe
-from helpers.tracing import refuse_lazy
+from helpers.tracing import refuse_lazy, uncompiled
 
 LOOK_EVERY = 50  # steps between two looks at the losses on an accelerator: each look waits for it
 
@@ -74,7 +74,8 @@ def fit(
         `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
         epoch, on a CPU bit for bit; without, checkpoints of an earlier run in it are deleted. (Of
         batches only the number is compared: that they are of the same images is for you to see.)
-    compile: torch.compile, on CUDA only. verbose: a line an epoch, and a progress bar for people.
+    compile: torch.compile, on CUDA only; asked for as well by a net that is compiled already.
+    verbose: a line an epoch, and a progress bar for people.
 
     Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, so
     with label smoothing) and accuracy (0..1) over the epoch's training batches; val_loss,
@@ -107,6 +108,7 @@ def fit(
             "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
         )
     refuse_lazy(model)
+    compile, model = compile or model is not uncompiled(model), uncompiled(model)
     found = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
@@ -170,15 +172,26 @@ class Run:
             dirac_(model)
         self.optimizer = (sgd if recipe.muon is None else muon)(model, recipe, device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
-        # The scaler leaves out a step that overflows. Left to fused SGD, an overflow in the very
-        # first step would keep whatever lies in fresh memory as momentum.
-        self.optimizer._step_supports_amp_scaling = False
+        self.settle_momentum()
         # First, because it gives each process the weights of the first one.
         self.forward = DistributedDataParallel(model) if self.processes > 1 else model
         self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
         self.averages, self.currents = averaged(self.final), averaged(model)
         if compile and device.type == "cuda":
             self.forward = torch.compile(self.forward)
+
+    def settle_momentum(self) -> None:
+        """Momentum in the memory order of its weight, as fused SGD needs it. With a scaler it
+        begins at 0: a first step that overflows is left out, and would leave it unwritten."""
+        for group in self.optimizer.param_groups:
+            for weight in group["params"]:
+                momentum = self.optimizer.state.get(weight, {}).get("momentum_buffer")
+                if momentum is not None:
+                    momentum = torch.empty_like(weight).copy_(momentum)
+                elif self.scaler.is_enabled() and group["momentum"]:
+                    momentum = torch.zeros_like(weight)
+                if momentum is not None:
+                    self.optimizer.state[weight]["momentum_buffer"] = momentum
 
     def train_step(self, x: Tensor, y: Tensor, step: int, count: int) -> tuple[Tensor, Tensor]:
         """One step down the gradient; (loss, correct predictions), both still on the device.

@@ -88,6 +88,23 @@ def test_a_logit_that_is_not_a_number_is_never_right():
     assert found.accuracy == 0.25
 
 
+class OnApple(torch.Tensor):
+    """As on Apple's GPU, which has no 64-bit numbers: only what has left it becomes double."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.double:
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        if function is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_accuracy_and_loss_need_no_doubles_on_the_device(guesses):
+    there = ev.Predictions(*(x.as_subclass(OnApple) for x in (guesses.logits, guesses.labels)))
+    assert there.accuracy == guesses.accuracy and there.loss == guesses.loss
+
+
 def test_image_set_is_normalised_with_its_own_statistics(model):
     data = image_set()
     x, y = by_hand(data)

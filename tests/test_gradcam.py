@@ -8,7 +8,7 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy.stats import spearmanr
-from test_evaluation import assert_same, snapshot
+from test_evaluation import OnApple, assert_same, snapshot
 from torch import nn
 from torchvision.models import resnet18
 
@@ -244,6 +244,8 @@ def test_rank_correlation_equals_scipy():
     ]
     np.testing.assert_allclose(found[:4], expected, atol=1e-12)
     assert found[3] == pytest.approx(1) and found[4].isnan()
+    there = gc.rank_correlation(a.as_subclass(OnApple), b)  # a GPU without doubles
+    assert torch.equal(there[:4], found[:4])
 
 
 def test_cascade_goes_from_the_top_and_keeps_what_it_randomised(model, x):

@@ -1,6 +1,8 @@
 """Training from the shell, in this process: the files it writes, and what they say."""
 
 import json
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from contextlib import nullcontext
@@ -15,7 +17,7 @@ from helpers import __main__ as cli
 from helpers import checkpoint, download, environment, launch, measure, results
 from helpers.augment import normalise
 from helpers.data import load
-from helpers.environment import CourseError
+from helpers.environment import ROOT, CourseError
 from helpers.evaluation import predict
 from helpers.models import DavidNet, SpeedNet
 from helpers.recipes import COURSE, SOURCE
@@ -165,6 +167,38 @@ def test_a_rank_without_a_meeting_place_is_one_process(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     launch.join_processes()
     assert not torch.distributed.is_initialized()
+
+
+def test_processes_meet_with_nccl_where_it_is(monkeypatch):
+    """Windows has GPUs and no NCCL. 30 minutes: a slow line may keep the first one downloading."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for name, value in dict(RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, MASTER_ADDR="here").items():
+        monkeypatch.setenv(name, str(value))
+    met = []
+    meet = lambda backend, **options: met.append((backend, options))
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    for there in (True, False):
+        monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda there=there: there)
+        assert launch.join_processes() == torch.device("cuda", 1)
+    assert [backend for backend, _ in met] == ["nccl", "gloo"]
+    for _, options in met:
+        assert options["timeout"].total_seconds() == 1800
+        assert options["device_id"] == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("rank", ["0", None])
+def test_a_process_of_several_ends_at_once(rank):
+    """Its group's threads may wait for a process that has failed; the others must hear of it."""
+    code = "import atexit, sys; from helpers.__main__ import end; "
+    code += "atexit.register(print, 'waited'); print('told'); end(3)"
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    environment |= {"RANK": rank} if rank else {}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stdout.split() == (["told"] if rank else ["told", "waited"])
 
 
 def test_more_processes_than_gpus_are_refused_before_they_meet(monkeypatch):

@@ -180,6 +180,11 @@ def prose() -> str:
     return " ".join(README.read_text("utf-8").split())
 
 
+def test_a_run_names_the_device_it_was_made_on():
+    assert results.origin(torch.device("cpu"))["device"].startswith("CPU, ")
+    assert results.origin(torch.device("mps"))["device"].startswith("MPS, ")
+
+
 def test_what_the_readme_says_of_the_speed_run():
     """Less than a third of the arithmetic, half of the epochs, and its times."""
     found = results.widest("speedrun")

@@ -542,19 +542,72 @@ def test_a_failed_try_of_a_smaller_batch_leaves_nothing_in_memory():
 
 def test_an_overflow_in_the_first_step_with_a_scaled_loss_is_left_out(monkeypatch):
     """Fused SGD alone would begin its momentum with whatever lies in fresh memory."""
-
-    def fused_sgd(model, recipe, device):
-        group = {"params": model.parameters(), "scale": 1.0}
-        return torch.optim.SGD([group], momentum=recipe.momentum, fused=True)
-
-    monkeypatch.setattr(training, "sgd", fused_sgd)
-    run = training.Run(net(), [0], SMALL, 1, torch.device("cpu"))
-    run.scaler = torch.amp.GradScaler("cpu")
+    run = scaled(monkeypatch)
     x, y = batches((32,))[0]
     before = weights(run.model)["stem.0.weight"]
     run.train_step(x * float("inf"), y, 0, 32)
-    assert not run.optimizer.state
+    assert all(not state["momentum_buffer"].any() for state in run.optimizer.state.values())
     assert torch.equal(run.model.stem[0].weight, before)
+    assert run.scaler.get_scale() == 32768
+
+
+def test_with_a_scaled_loss_the_steps_are_the_same_and_none_waits(monkeypatch):
+    """As on Colab's T4: the fused step divides by the scale, and leaves true gradients behind."""
+    run = scaled(monkeypatch)
+    plain = training.Run(net(), [0] * 9, run.recipe, 1, torch.device("cpu"))
+    waits = []
+    monkeypatch.setattr(torch.amp.GradScaler, "_maybe_opt_step", lambda *_: waits.append(1))
+    x, y = batches((32,))[0]
+    for step in (1, 2, 3):
+        run.train_step(x, y, step, 32)
+        plain.train_step(x, y, step, 32)
+    assert not waits and run.optimizer.param_groups[0]["lr"] > 0
+    for a, b in zip(run.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+
+
+def scaled(monkeypatch):
+    """A run with fused SGD and a scaler, as on CUDA GPUs without bfloat16, but on the CPU."""
+
+    def fused_sgd(model, recipe, device):
+        group = {"params": model.parameters(), "scale": 1.0, "weight_decay": recipe.weight_decay}
+        return torch.optim.SGD([group], momentum=recipe.momentum, nesterov=True, fused=True)
+
+    grad_scaler = torch.amp.GradScaler
+    monkeypatch.setattr(training, "sgd", fused_sgd)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: grad_scaler("cpu"))
+    run = training.Run(net(), [0] * 9, replace(SMALL, bias_lr=1.0), 1, torch.device("cpu"))
+    monkeypatch.undo()
+    return run
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_momentum_of_another_memory_order_goes_on(width, tmp_path):
+    """From an Apple GPU, or a narrow net on a CPU, to CUDA, whose fused SGD wants equal strides."""
+    contiguous = training.Run(
+        DavidNet(width), [0] * 2, SMALL, 1, torch.device("cpu"), layout=torch.contiguous_format
+    )
+    x, y = batches((32,))[0]
+    contiguous.train_step(x, y, 0, 32)
+    checkpoint.begin(contiguous, tmp_path, {"any": "run"}, resume=False)
+    last = training.Run(
+        DavidNet(width), [0] * 2, SMALL, 1, torch.device("cpu"), layout=torch.channels_last
+    )
+    checkpoint.begin(last, tmp_path, {"any": "run"}, resume=True)
+    moved = zip(contiguous.model.parameters(), last.model.parameters(), strict=True)
+    for old, new in moved:
+        buffer = last.optimizer.state[new]["momentum_buffer"]
+        assert buffer.stride() == new.stride()
+        assert torch.equal(buffer, contiguous.optimizer.state[old]["momentum_buffer"])
+
+
+def test_a_compiled_net_is_saved_under_plain_names(tmp_path):
+    model = net()
+    fit(torch.compile(model, backend="eager"), pictures(), recipe=SMALL, epochs=1, out=tmp_path,
+        verbose=False)  # fmt: skip
+    assert same(model, torch.load(tmp_path / "model.pt", weights_only=True))
+    fit(model, pictures(), recipe=SMALL, epochs=1, out=tmp_path, resume=True, verbose=False)
 
 
 def test_a_run_goes_on_where_losses_are_scaled_though_it_began_where_they_are_not(tmp_path):

@@ -68,7 +68,8 @@ def ours(recipe, data, seed: int, compile: bool) -> tuple[float, float, float]:
     net = new_net(recipe, data, 64).cuda()
     history = fit(net, data.train, recipe=recipe, seed=seed, compile=compile, verbose=False)
     seconds = sum(row["seconds"] for row in history)
-    images = recipe.epochs * (len(data.train) // recipe.batch_size) * recipe.batch_size
+    left_out = len(data.train) % recipe.batch_size if recipe.drop_last else 0
+    images = recipe.epochs * (len(data.train) - left_out)
     return images / seconds, seconds, predict(net, data.unlock_test(), tta=True).accuracy
 
 
