@@ -82,19 +82,17 @@ def clean(notebook: NotebookNode) -> None:
                     data[kind] = _portable(data[kind])
 
 
-def save_images(notebook: NotebookNode, folder: Path) -> list[str]:
+def save_images(notebook: NotebookNode, folder: Path) -> None:
     """Write the figure of each cell tagged `image:NAME` to `folder`/NAME.png, for the README."""
-    names = []
     for cell in notebook.cells:
-        pngs = [o.get("data", {}).get("image/png") for o in cell.get("outputs", [])]
         for tag in cell.metadata.get("tags", []):
             if tag.startswith("image:"):
-                if not any(pngs):
+                data = [output.get("data", {}) for output in cell.outputs]
+                pngs = [kinds["image/png"] for kinds in data if "image/png" in kinds]
+                if not pngs:
                     raise CourseError(f"The cell tagged {tag} shows no figure.")
-                names.append(tag.removeprefix("image:") + ".png")
                 folder.mkdir(exist_ok=True)
-                write_whole(folder / names[-1], base64.b64decode(next(filter(None, pngs))))
-    return names
+                write_whole(folder / f"{tag[6:]}.png", base64.b64decode(pngs[0]))
 
 
 def provenance(notebook: NotebookNode, profile: str) -> dict:
@@ -141,32 +139,29 @@ def _imported(source: str) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("helpers.")}
 
 
-def changed_helpers(path: Path) -> list[str]:
+def changed_helpers(notebook: NotebookNode) -> list[str]:
     """The helpers that changed since the notebook's outputs were made, where those are noted."""
-    notebook = read(path)
     now = helper_digests(notebook)
     stored = notebook.metadata.get("course", {}).get("helpers", now)
     return sorted(name for name in {*stored, *now} if stored.get(name) != now.get(name))
 
 
-def stale(paths: list[Path]) -> list[str]:
-    """The names of the notebooks whose stored outputs are not those of their code cells."""
-    return [path.name for path in paths if not _fresh(read(path))]
-
-
-def _fresh(notebook: NotebookNode) -> bool:
+def fresh(notebook: NotebookNode) -> bool:
+    """Whether the stored outputs are those of the code cells."""
     return notebook.metadata.get("course", {}).get("digest") == code_digest(notebook)
 
 
 def check(paths: list[Path]) -> bool:
     """Whether no outputs are stale; prints which are, and the helpers that changed since."""
-    old = stale(paths)
+    good = True
     for path in paths:
-        if path.name in old:
+        notebook = read(path)
+        if not fresh(notebook):
+            good = False
             print(f"{path.name}: its outputs are not those of its code cells; publish it again")
-        if changed := changed_helpers(path):
+        if changed := changed_helpers(notebook):
             print(f"{path.name}: its outputs are older than {', '.join(changed)}")
-    return not old
+    return good
 
 
 def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
@@ -184,12 +179,11 @@ def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
             prose[path] = edit(text)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = read(path)
-        fresh = _fresh(notebook)
-        sources = [cell.source for cell in notebook.cells]
+        was_fresh, sources = fresh(notebook), [cell.source for cell in notebook.cells]
         for cell in notebook.cells:
             cell.source = edit(cell.source)
         if sources != [cell.source for cell in notebook.cells]:
-            if fresh:
+            if was_fresh:
                 notebook.metadata["course"]["digest"] = code_digest(notebook)
             lessons[path] = notebook
     for path, text in prose.items():
