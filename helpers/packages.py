@@ -42,10 +42,8 @@ def digest() -> str:
 
 def installed(name: str) -> "str | None":
     """The version of a package in this interpreter, None if it is absent or half removed."""
-    try:
-        from importlib import metadata
-    except ImportError:  # before Python 3.8, where nothing of the course can be installed
-        return None
+    from importlib import metadata  # here: Pythons before 3.8, of which nobody asks this, lack it
+
     try:
         return metadata.version(name) or None
     except (metadata.PackageNotFoundError, KeyError):
