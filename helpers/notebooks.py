@@ -80,7 +80,8 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
                 client.execute_cell(cell, index, execution_count=outcome.ran + 1)
                 outcome.ran += 1
     except CellExecutionError as error:
-        outcome.error = f"cell {outcome.ran + 1} failed\n{_plain(str(error))}"
+        text = str(error) if sys.stdout.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        outcome.error = f"cell {outcome.ran + 1} failed\n{text}"
     except DeadKernelError:
         source = cells[outcome.ran].source
         outcome.error = f"the kernel died in cell {outcome.ran + 1} (crash, or memory?)\n{source}"
@@ -129,10 +130,6 @@ def table(outcomes: list[Outcome]) -> str:
     rows.append(f"{'all':<{wide}}  {'':>7}  {total:7.1f}  {good} of {len(outcomes)} ok")
     warned = [line for o in outcomes for line in o.stderr or []]
     return "\n".join(rows + [f"Outputs with text on stderr: {len(warned)}"] * bool(warned) + warned)
-
-
-def _plain(text: str) -> str:
-    return text if sys.stdout.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def write(path: Path, notebook: NotebookNode) -> None:

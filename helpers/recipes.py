@@ -28,9 +28,8 @@ def rise(knots: tuple | None) -> bool:
         return knots is None
     times, shares = zip(*knots, strict=True)
     rises = times[0] == 0 and all(a < b for a, b in pairwise(times)) and len(times) > 1
-    return (
-        rises and all(time % 1 == 0 for time in times) and all(0 <= share < inf for share in shares)
-    )
+    whole = all(time % 1 == 0 for time in times)
+    return rises and whole and all(0 <= share < inf for share in shares)
 
 
 @dataclass(frozen=True)
