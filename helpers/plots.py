@@ -9,7 +9,7 @@ import base64
 import io
 from collections.abc import Iterable, Iterator
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -36,6 +36,8 @@ STYLE = {
     "axes.axisbelow": True,
 }
 BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes that hold nothing but an image
+Named = dict[str, np.ndarray]  # curves or maps, by the names that a figure shows
+Guess = float | Literal[False] | None  # a learner's; None: not written, False: not asked for
 
 
 class Picture:
@@ -123,7 +125,7 @@ def draw(ax: Axes, lines: dict[str, tuple], marked: bool = False) -> None:
             ax.fill_between(xs, ys.min(0), ys.max(0), color=style["color"], alpha=0.2, linewidth=0)
 
 
-def draw_steps(ax: Axes, lines: dict[str, np.ndarray], first: int, marked: bool = True) -> None:
+def draw_steps(ax: Axes, lines: Named, first: int, marked: bool = True) -> None:
     """Named lines of one value an epoch or step, (n,) or (seeds, n), the first at x = `first`."""
     counted = {name: (first + np.arange(np.shape(ys)[-1]), ys) for name, ys in lines.items()}
     draw(ax, counted, marked)
@@ -136,29 +138,25 @@ def percent(*axes: Axis) -> None:
         axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
 
-def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
+def note_guess(ax: Axes, guess: Guess, horizontal: bool = True) -> str:
     """Draw the learner's guess as a dotted line; returns what to add to the alt text. To be called
     last: a guess near what is drawn widens the axis; one far off would flatten all, and is a note.
-
-    None: a guess was asked for and not written, which the figure says. False: nobody asked.
     """
     if guess is False:
         return ""
-    told = " No guess was written."
-    if guess is not None:
+    if guess is None:
+        guess, told, note = np.nan, " No guess was written.", "no guess written"
+    else:
         try:
             guess = float(guess)
         except (TypeError, ValueError):
             raise TypeError(f"your guess is {guess!r}: expected one number, as 0.9") from None
-        told = f" The guess was {guess:g}."
+        told, note = f" The guess was {guess:g}.", f"your guess, {guess:g}, is far off the axis"
     axis, limit = (ax.yaxis, ax.set_ylim) if horizontal else (ax.xaxis, ax.set_xlim)
     scale = axis.get_transform()  # logarithms on a logarithmic axis
-    low, high, at = scale.transform([*axis.get_view_interval(), np.nan if guess is None else guess])
+    low, high, at = scale.transform([*axis.get_view_interval(), guess])
     span = high - low
     if not low - 9 * span <= at <= high + 9 * span:
-        note = (
-            "no guess written" if guess is None else f"your guess, {guess:g}, is far off the axis"
-        )
         where = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
         ax.text(1, 1.01, note, color="0.4", size=10, **where)
         ax.set_title(ax.get_title(), pad=20)  # above the note
@@ -168,11 +166,6 @@ def note_guess(ax: Axes, guess: float | None, horizontal: bool = True) -> str:
     if not low <= at <= high:
         limit(scale.inverted().transform([min(low, at - span / 20), max(high, at + span / 20)]))
     return told
-
-
-def wrap(text: str, width: int) -> str:
-    """Lines of at most `width` characters; those that the text has stay."""
-    return "\n".join(fill(line, width) for line in text.split("\n"))
 
 
 def plain(names: Iterable[str]) -> list[str]:
@@ -194,7 +187,8 @@ def image_grid(
     """Images (N,H,W,3) uint8 or 0..1, each with its title, row by row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    shown = [wrap(text, round(13 * size)) for text in titles]
+    wide = round(13 * size)  # characters in a line; the lines that a title has stay
+    shown = ["\n".join(fill(line, wide) for line in text.split("\n")) for text in titles]
     lines = 1 + max(text.count("\n") for text in shown)
     width = max(columns * size, 0.1 * len(title))
     inches = {"width": width, "height": rows * (size + 0.22 * lines) + 0.4}
@@ -219,7 +213,7 @@ def curves(
     x: str,
     y: str,
     alt: str,
-    guess: float | None = False,
+    guess: Guess = False,
     limits: tuple[float, float] | None = None,
 ) -> Picture:
     """Named lines (xs, ys) in one figure; `guess` is drawn as a dotted horizontal line.
@@ -237,7 +231,7 @@ def bars(
     title: str,
     x: str,
     alt: str,
-    guess: float | None = False,
+    guess: Guess = False,
     text: str = "{:.3g}",
 ) -> Picture:
     """One horizontal bar a name, its value at the end; `guess` is a dotted vertical line."""
@@ -257,9 +251,7 @@ def bars(
 # Lesson 01
 
 
-def two_pipelines(
-    shifts: dict[str, np.ndarray], hidden: dict[str, np.ndarray], title: str
-) -> Picture:
+def two_pipelines(shifts: Named, hidden: Named, title: str) -> Picture:
     """A column a pipeline: above, the share of crops moved down and right by -4..4 (9,9); below,
     the share of images in which each pixel is hidden (32,32). Each row has one colour scale."""
     figure, axes = frame(title, rows=2, columns=len(shifts), height=7.6)
@@ -283,7 +275,7 @@ def two_pipelines(
 
 
 def accuracy_intervals(
-    rows: dict[str, tuple[float, float, float]], title: str, guess: float | None = False
+    rows: dict[str, tuple[float, float, float]], title: str, guess: Guess = False
 ) -> Picture:
     """Named accuracies with the bounds of their intervals, (value, low, high), all 0..1."""
     x = "accuracy, with its 95 % Wilson interval"
@@ -325,7 +317,7 @@ def receptive_fields(
     return Picture(figure, f"{title}. A square on the same image in each panel: {told}.")
 
 
-def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title: str) -> Picture:
+def effective_fields(maps: Named, fields: dict[str, int], title: str) -> Picture:
     """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
     theoretical field as a square around it."""
     count = len(maps)
@@ -339,8 +331,7 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
         ax.add_patch(mpl.patches.Rectangle(low[::-1] - 0.5, width, height, **dashed))
         half = fields[stage] / 2 + 4
         ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
+        ax.locator_params(nbins=4, integer=True)
         ax.grid(False)
         ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
     alt = f"{title}: bright where the unit looks most, its receptive field dashed. Panels: "
@@ -351,7 +342,7 @@ def effective_fields(maps: dict[str, np.ndarray], fields: dict[str, int], title:
 
 
 def range_test(
-    found, choices: dict[str, float], title: str = "LR range test", guess: float | None = False
+    found, choices: dict[str, float], title: str = "LR range test", guess: Guess = False
 ) -> Picture:
     """Loss above, accuracy below, against the learning rate of a `lr_finder.RangeTest`, log axis.
 
@@ -390,9 +381,7 @@ def range_test(
     return Picture(figure, alt + note)
 
 
-def smoothing_lag(
-    lr: np.ndarray, lines: dict[str, np.ndarray], steepest: dict[str, float], title: str
-) -> Picture:
+def smoothing_lag(lr: np.ndarray, lines: Named, steepest: dict[str, float], title: str) -> Picture:
     """Curves (n,) over lr (n,), log axis; a mark of the same colour where each falls fastest."""
     figure, ax = frame(title, "learning rate (log scale)", "loss", height=4.2)
     for name, values, style in series(lines):
@@ -416,9 +405,7 @@ def accuracy_against_lr(lr: np.ndarray, accuracy: np.ndarray, pick: float, title
     return Picture(figure, f"{title}: {best}; the steepest rise is at {pick:.2g}.")
 
 
-def same_training(
-    histories: dict[str, list[dict]], title: str, guess: float | None = False
-) -> Picture:
+def same_training(histories: dict[str, list[dict]], title: str, guess: Guess = False) -> Picture:
     """Training loss left, held-out accuracy right, by epoch, of histories as `fit` returns them;
     NaN where a run had broken off. guess: of the accuracy, 0..1."""
     figure, (left, right) = frame(title, "epochs done", columns=2, width=11, height=4.2)
@@ -447,12 +434,7 @@ def same_training(
 # Lesson 04
 
 
-def schedules(
-    lrs: dict[str, np.ndarray],
-    title: str,
-    alt: str,
-    momentum: dict[str, np.ndarray] | None = None,
-) -> Picture:
+def schedules(lrs: Named, title: str, alt: str, momentum: Named | None = None) -> Picture:
     """Named learning rates, one value a step from step 0; momentum of the same names in a second
     panel. A line of fewer than 40 values shows each of them as a dot."""
     panels = {"learning rate": lrs} | ({"momentum": momentum} if momentum else {})
@@ -485,7 +467,7 @@ def triangular_policy(lr: np.ndarray, half_cycle: int) -> Picture:
     return Picture(figure, alt)
 
 
-def source_policy(lr: np.ndarray, guess: float | None = False) -> Picture:
+def source_policy(lr: np.ndarray, guess: Guess = False) -> Picture:
     """The one-cycle of the 2020 run, lr (epochs,), of which the last two jump down."""
     jump, end, top = len(lr) - 2, len(lr) - 1, int(lr.argmax())
     before, after, peak = lr[jump - 1], lr[jump], float(lr.max())
@@ -509,7 +491,7 @@ def source_policy(lr: np.ndarray, guess: float | None = False) -> Picture:
     return Picture(figure, alt + note_guess(ax, guess))
 
 
-def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: str) -> Picture:
+def rate_and_accuracy(lr: np.ndarray, accuracy: Named, title: str) -> Picture:
     """The learning rate of each epoch above, accuracies (0..1) of the same epochs below."""
     figure, (top, bottom) = frame(title, "epoch index", rows=2, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
@@ -526,9 +508,7 @@ def rate_and_accuracy(lr: np.ndarray, accuracy: dict[str, np.ndarray], title: st
 # Lesson 05
 
 
-def accuracy_curves(
-    runs: dict[str, dict[str, np.ndarray]], title: str, guess: float | None = False
-) -> Picture:
+def accuracy_curves(runs: dict[str, Named], title: str, guess: Guess = False) -> Picture:
     """Accuracies (0..1), one value an epoch, by name, of one or several runs side by side.
 
     runs: {"course recipe": {"training": (epochs,), "held out": (epochs,)}}, or (seeds, epochs) for
@@ -549,9 +529,7 @@ def accuracy_curves(
     return Picture(figure, f"{title}, against epochs. {'; '.join(ends)}.{told}")
 
 
-def equal_budget(
-    training: dict[str, np.ndarray], held_out: dict[str, np.ndarray], title: str
-) -> Picture:
+def equal_budget(training: Named, held_out: Named, title: str) -> Picture:
     """Training and held-out accuracy (seeds, epochs) of each name side by side; line: mean of the
     seeds, band: lowest to highest seed."""
     return accuracy_curves({"training images": training, "held-out images": held_out}, title)
@@ -661,7 +639,7 @@ def overlay(ax: Axes, image: np.ndarray, values: np.ndarray, highest: float | No
     return ax.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=highest)
 
 
-def class_evidence(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Picture:
+def class_evidence(image: np.ndarray, maps: Named, title: str) -> Picture:
     """An image (H,W,3) uint8 and over it raw maps (H,W) of named classes, all on one scale."""
     names = [fill(name, 26) for name in maps]
     lines = 1 + max(name.count("\n") for name in names)
@@ -689,9 +667,7 @@ def brightest(values: np.ndarray) -> str:
     return f"brightest ({values.max():.2g} logits) at the {place}"
 
 
-def layer_maps(
-    image: np.ndarray, raw: dict[str, np.ndarray], smooth: dict[str, np.ndarray], title: str
-) -> Picture:
+def layer_maps(image: np.ndarray, raw: Named, smooth: Named, title: str) -> Picture:
     """Maps of one image by layer: raw (h,w) as the layer has them, smooth (H,W) over the image."""
     inches = {"width": 2.5 * (1 + len(raw)), "height": 5.8}
     figure, axes = frame(title, rows=2, columns=1 + len(raw), **inches, subplot_kw=BARE)
@@ -748,7 +724,7 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
     return Picture(figure, alt)
 
 
-def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: float | None = False) -> Picture:
+def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: Guess = False) -> Picture:
     """Speed-up of the whole when a share of its time becomes `factor` times faster."""
     x, y = "times faster: the part that is improved", "times faster: the whole"
     figure, ax = frame("Amdahl's law", x, y, height=3.8)
