@@ -57,20 +57,15 @@ class Picture:
                 ax.legend(fontsize=11)
 
     def png(self, dpi: int = 120) -> bytes:
-        buffer = io.BytesIO()
-        small = {"optimize": True}  # seven notebooks full of figures stay under 1.5 MB each
-        self.figure.savefig(
-            buffer, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=small
-        )
-        return buffer.getvalue()
+        png, small = io.BytesIO(), {"optimize": True}  # notebooks stay under 1.5 MB each
+        self.figure.savefig(png, dpi=dpi, metadata={"Software": None}, pil_kwargs=small)
+        return png.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         # JupyterLab ignores `alt` in the metadata, the slides read it: the text goes to both.
         png = base64.b64encode(self.png()).decode()
-        width = round(self.figure.get_figwidth() * 72)
-        return {"image/png": png, "text/plain": self.alt}, {
-            "image/png": {"alt": self.alt, "width": width}
-        }
+        about = {"alt": self.alt, "width": round(self.figure.get_figwidth() * 72)}
+        return {"image/png": png, "text/plain": self.alt}, {"image/png": about}
 
 
 def frame(
@@ -295,9 +290,7 @@ def accuracy_intervals(
 # Lesson 02
 
 
-def receptive_fields(
-    image: np.ndarray, boxes: dict[str, tuple[float, float]], title: str
-) -> Picture:
+def receptive_fields(image: np.ndarray, boxes: dict[str, tuple], title: str) -> Picture:
     """One panel a box: the image (H,W,3), grey padding around it, and the square from first to
     last pixel (the same along both axes) that a unit sees."""
     count = len(boxes)

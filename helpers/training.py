@@ -22,20 +22,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from helpers import checkpoint
+from helpers import checkpoint, preparation
 from helpers.augment import Batches
 from helpers.data import ImageSet
 from helpers.evaluation import device_of, eval_mode, predict
 from helpers.muon import Muon
-from helpers.preparation import (
-    as_batches,
-    dirac_,
-    is_fresh,
-    memory_format,
-    rank_and_processes,
-    sum_over_processes,
-    try_out,
-)
+from helpers.preparation import rank_and_processes, sum_over_processes
 from helpers.progress import print_line, progress_bar
 from helpers.randomness import check_repeatable, random_state_kept, seed_epoch
 from helpers.recipes import COURSE, Recipe
@@ -98,7 +90,7 @@ def fit(
     seed = operator.index(seed)
     if seed < 0:
         raise ValueError(f"seed {seed}: expected a whole number from 0 on")
-    batches = as_batches(train, recipe, device, seed)
+    batches = preparation.as_batches(train, recipe, device, seed)
     if not isinstance(val, ImageSet):
         check_repeatable("val", val)
     if epochs < 1 or len(batches) < 1:
@@ -114,7 +106,7 @@ def fit(
     model.zero_grad()
     try:
         with eval_mode(model), random_state_kept():
-            layout = try_out(model, device, {"train": train, "val": val})
+            layout = preparation.try_out(model, device, {"train": train, "val": val})
             run = Run(model, batches, recipe, epochs, device, compile, layout)
             if out is not None:
                 settings = checkpoint.settings(run, train, seed)
@@ -161,15 +153,15 @@ class Run:
         self.model, self.batches, self.recipe, self.epochs = model, batches, recipe, epochs
         self.device, self.steps, self.history = device, len(batches), []
         self.rank, self.processes = rank_and_processes()
-        self.layout = layout or memory_format(model, device)
+        self.layout = layout or preparation.memory_format(model, device)
         self.half = None  # half precision pays on CUDA alone; on a CPU it can be 30 times slower
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
             self.half = torch.bfloat16 if native else torch.float16
             torch.backends.cudnn.benchmark = True  # tries ways to convolve, keeps the fastest
         model.to(device, memory_format=self.layout).train()
-        if recipe.dirac_init and is_fresh(model):
-            dirac_(model)
+        if recipe.dirac_init and preparation.is_fresh(model):
+            preparation.dirac_(model)
         self.optimizer = (sgd if recipe.muon is None else muon)(model, recipe, device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.settle_momentum()

@@ -19,7 +19,7 @@ from helpers.augment import BatchAugment, Batches
 from helpers.data import load
 from helpers.evaluation import predict
 from helpers.models import DavidNet
-from helpers.preparation import memory_format
+from helpers.preparation import as_batches, memory_format
 from helpers.recipes import COURSE, SOURCE
 from helpers.training import fit
 
@@ -174,7 +174,7 @@ def test_a_batch_smaller_than_the_processes_is_an_error(monkeypatch):
 
     monkeypatch.setattr(training, "rank_and_processes", lambda: (1, 3))
     recipe = replace(SMALL, drop_last=False)
-    batches = training.as_batches(pictures(50), replace(recipe, batch_size=16), "cpu", 0)
+    batches = as_batches(pictures(50), replace(recipe, batch_size=16), "cpu", 0)
     run = training.Run.__new__(training.Run)
     run.batches, run.rank, run.processes = batches, 1, 3
     counts = []
