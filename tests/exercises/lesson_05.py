@@ -136,8 +136,17 @@ def find_frozen(net, optimizer):
         STEP.replace(" + weight_decay * w.detach()", "").replace(
             "lr * velocity, velocity", "lr * (velocity + weight_decay * w.detach()), velocity"
         ),
-        # the old velocity is lost
-        STEP.replace("momentum * velocity + ", ""),
+        # the LR inside the velocity
+        STEP.replace(
+            "+ w.grad + weight_decay * w.detach()", "+ lr * (w.grad + weight_decay * w.detach())"
+        ).replace("- lr * velocity", "- velocity"),
+        # the old velocity is subtracted, and the other way round
+        STEP.replace("    velocity = ", "    new = ").replace(
+            "lr * velocity, velocity", "lr * velocity, new"
+        ),
+        STEP.replace(
+            "w.detach() - lr * velocity, velocity", "velocity, w.detach() - lr * velocity"
+        ),
     ],
     "check_decide": [
         DECIDE.format(**DECISION | change)
@@ -147,8 +156,8 @@ def find_frozen(net, optimizer):
             {"better": '"a"'},
             {"half": "1.96 * gaps.std(ddof=1) / np.sqrt(len(gaps))"},
             {"half": "t * gaps.std() / np.sqrt(len(gaps))"},
+            {"half": "t * gaps.std(ddof=1) / np.sqrt(4)"},
             {"half": "t * np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / len(a))"},
-            {"half": "3.18 * gaps.std(ddof=1) / np.sqrt(len(gaps))"},
             {"better": "gaps.mean() > 0"},
         )
     ]

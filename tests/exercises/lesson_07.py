@@ -30,6 +30,7 @@ WRONG = {
         "answer = 16 * 16 * 256 * 128 * 9",
         "answer = 16 * 16 * 256 * 128 * 9 * 2",
         "answer = 16 * 16 * 256 * 128 * 9 * 3",
+        "answer = 16 * 16 * 256 * 128 * 9 * 4",
         "answer = 16 * 16 * 256 * 128 * 2 * 3",
         "answer = 256 * 128 * 9 * 2 * 3",
     ],
@@ -52,6 +53,13 @@ WRONG = {
         """
 def shard(count, rank, ranks, epoch):
     return np.roll(np.arange(count), epoch)[rank::ranks]
+""",
+        # the rest for the last
+        """
+def shard(count, rank, ranks, epoch):
+    size = count // ranks
+    order = np.random.default_rng(epoch).permutation(count)
+    return order[rank * size : (rank + 1) * size if rank < ranks - 1 else count]
 """,
         # all for one
         """
@@ -76,6 +84,8 @@ def shard(count, rank, ranks, epoch):
         "answer = 24 * 50_000 * 2.3e9 / 312e12",
         "answer = 24 * 50_000 * 2.3e9 / (0.3 * 312e12) + 24 * 50_000 / 10_000",
         "answer = 50_000 / 10_000",
+        "answer = 30",
+        "answer = 50_000 * 2.3e9 / (0.3 * 312e12)",
         "answer = 1",
     ],
     "check_accumulate": [
@@ -85,7 +95,9 @@ def shard(count, rank, ranks, epoch):
             {"before": "model.weight.grad = None"},
             {"inside": "model.zero_grad()"},
             {"reduction": "mean", "by": "1"},
-            {"reduction": "mean", "by": "3"},
+            {"reduction": "mean", "by": "4"},
+            {"reduction": "mean"},
+            {"by": "most"},
             {"by": "1"},
             {"reduction": "mean", "by": "len(y) * most"},
             {"count": "len(y) // most * most"},
