@@ -163,6 +163,14 @@ def note_guess(ax: Axes, guess: Guess, horizontal: bool = True) -> str:
     return told
 
 
+def color_bar(drawn, axes, label: str, shrink: float = 1.0) -> Axes:
+    """What the colours of an image mean, in the size of the other text."""
+    bar = drawn.figure.colorbar(drawn, ax=axes, shrink=shrink).ax
+    bar.set_ylabel(label, size=12)
+    bar.tick_params(labelsize=12)
+    return bar
+
+
 def plain(names: Iterable[str]) -> list[str]:
     """Class names for the ticks of an axis, in which matplotlib would read formulas."""
     return [name.replace("$", r"\$") for name in names]
@@ -210,14 +218,21 @@ def curves(
     alt: str,
     guess: Guess = False,
     limits: tuple[float, float] | None = None,
+    shares: str = "",
+    scale: str = "linear",
 ) -> Picture:
     """Named lines (xs, ys) in one figure; `guess` is drawn as a dotted horizontal line.
 
     `ys` may be (seeds, n): then the mean is drawn, with a band from the lowest to the highest seed.
+    shares: the axes that show shares of 0..1 in per cent, "x", "y" or "xy". scale: "log" for y.
     """
     figure, ax = frame(title, x, y)
     draw(ax, lines)
+    if scale == "log":
+        ax.set_yscale(scale)
+        ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylim(limits)
+    percent(*(getattr(ax, f"{name}axis") for name in shares))
     return Picture(figure, alt + note_guess(ax, guess))
 
 
@@ -232,11 +247,13 @@ def bars(
     """One horizontal bar a name, its value at the end; `guess` is a dotted vertical line."""
     figure, ax = frame(title, x, height=0.42 * len(values) + 1.3)
     drawn = ax.barh(plain(values), list(values.values()), color=BLUE)
-    ax.bar_label(drawn, [text.format(v) for v in values.values()], padding=4)
+    ax.bar_label(drawn, [text.format(v) for v in values.values()], padding=4, fontsize=12)
     ax.invert_yaxis()
     ax.margins(x=0.12)
     ax.grid(axis="y", visible=False)
     alt += note_guess(ax, guess, horizontal=False)
+    if text.endswith("%}"):
+        percent(ax.xaxis)
     if max(values.values()) >= 10_000:
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.locator_params(axis="x", nbins=5)  # seven digits are wide
@@ -260,7 +277,7 @@ def two_pipelines(shifts: Named, hidden: Named, title: str) -> Picture:
             drawn = ax.imshow(100 * values, extent=extent, vmin=0, vmax=top, cmap="viridis")
             ax.grid(False)
             ax.set(title=name, xlabel=label.format(x), ylabel=label.format(y))
-        figure.colorbar(drawn, ax=panels, label=f"share of {word} (%)")
+        color_bar(drawn, panels, f"share of {word} (%)")
     spans = ", ".join(
         f"{name}: each shift in {100 * shifts[name].min():.1f} to {100 * shifts[name].max():.1f} %,"
         f" a pixel hidden in up to {100 * hidden[name].max():.1f} %"
@@ -278,7 +295,7 @@ def accuracy_intervals(
     for row, (name, (value, low, high)) in enumerate(rows.items()):
         ax.plot([low, high], [name] * 2, color=BLUE, lw=5, alpha=0.5, solid_capstyle="butt")
         ax.plot(value, name, "|", color=RED, markersize=20, markeredgewidth=3)
-        ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center")
+        ax.annotate(f"{value:.2%}", (value, row - 0.35), ha="center", size=12)
     ax.set_ylim(len(rows) - 0.4, -0.8)
     ax.margins(x=0.15)
     percent(ax.xaxis)
@@ -302,7 +319,7 @@ def receptive_fields(image: np.ndarray, boxes: dict[str, tuple], title: str) -> 
         ax.set_facecolor("0.85")
         ax.imshow(image, extent=(0, size, size, 0))
         side = b + 1 - a
-        ax.add_patch(mpl.patches.Rectangle((a, a), side, side, fill=False, lw=3, edgecolor=RED))
+        ax.add_patch(mpl.patches.Rectangle((a, a), side, side, fill=False, lw=1.5, edgecolor=RED))
         ax.set(xlim=(first, last), ylim=(last, first), xticks=(0, size), yticks=(0, size))
         ax.grid(False)
         ax.set_title(text, fontsize=12)
@@ -314,16 +331,20 @@ def effective_fields(maps: Named, fields: dict[str, int], title: str) -> Picture
     """One panel a stage: mean |gradient| (H,W) of its centre unit, scaled to its own maximum, the
     theoretical field as a square around it."""
     count = len(maps)
-    figure, axes = frame(title, "pixels", columns=count, width=2.9 * count, height=3.7)
+    figure, axes = frame(
+        title, "pixels from its centre", columns=count, width=2.9 * count, height=3.7
+    )
     dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
     for ax, (stage, gradient) in zip(np.ravel(axes), maps.items(), strict=True):
         used = np.argwhere(gradient > 0)
         low, high = used.min(0), used.max(0)  # row and column of the first and the last pixel
         (height, width), (y, x) = high - low + 1, (low + high) / 2
-        ax.imshow(gradient / gradient.max(), cmap="magma", vmin=0, vmax=1)
-        ax.add_patch(mpl.patches.Rectangle(low[::-1] - 0.5, width, height, **dashed))
-        half = fields[stage] / 2 + 4
-        ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
+        rows, columns = gradient.shape
+        edges = (-x - 0.5, columns - x - 0.5, rows - y - 0.5, -y - 0.5)  # 0: the field's centre
+        ax.imshow(gradient / gradient.max(), cmap="magma", vmin=0, vmax=1, extent=edges)
+        corner, half = (-width / 2, -height / 2), fields[stage] / 2 + 4
+        ax.add_patch(mpl.patches.Rectangle(corner, width, height, **dashed))
+        ax.set(xlim=(-half, half), ylim=(half, -half))
         ax.locator_params(nbins=4, integer=True)
         ax.grid(False)
         ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
@@ -343,7 +364,7 @@ def range_test(
     each rule, drawn through both panels.
     """
     above, x = f"{title}, seeds: {len(found.seeds)}", "learning rate (log scale)"
-    figure, (top, bottom) = frame(above, x, rows=2, width=11, height=6.4, sharex=True)
+    figure, (top, bottom) = frame(above, x, rows=2, height=6.2, sharex=True)
     for ax, of in ((top, "loss"), (bottom, "accuracy")):
         steps, values, _ = found.curve(of)
         seeds = getattr(found, of)[:, steps]
@@ -369,7 +390,9 @@ def range_test(
         f"ends at {right[-1]:.0%}."
     )
     if choices:
-        top.legend(loc="center left", bbox_to_anchor=(1, 0.3))
+        lines, names = top.get_legend_handles_labels()
+        by_lr = sorted(zip(lines, names, strict=True), key=lambda pair: pair[0].get_xdata()[0])
+        top.legend(*zip(*by_lr, strict=True), loc="upper left", fontsize=11)
         alt += " Choices: " + ", ".join(f"{rule} {lr:.2g}" for rule, lr in choices.items()) + "."
     return Picture(figure, alt + note)
 
@@ -448,12 +471,12 @@ def triangular_policy(lr: np.ndarray, half_cycle: int) -> Picture:
     ax.plot(lr, color=BLUE, marker="o", markersize=4)
     for value, name, gap, align in ((base, "base", -0.02, "top"), (peak, "peak", 0.02, "bottom")):
         ax.axhline(value, color=BLACK, linestyle=":", linewidth=1)
-        ax.text(len(lr) - 1, value + gap * peak, f"{name} {value:g}", ha="right", va=align)
+        ax.text(len(lr) - 1, value + gap * peak, f"{name} {value:g}", ha="right", va=align, size=12)
     arrow, height = {"arrowstyle": "<->"}, base - 0.16 * peak
     for first in (0, half_cycle):
         last, text = first + half_cycle, f"half cycle {half_cycle}"
         ax.annotate("", (last, height), (first, height), arrowprops=arrow)
-        ax.text((first + last) / 2, height, text, ha="center", va="bottom")
+        ax.text((first + last) / 2, height, text, ha="center", va="bottom", size=12)
     ax.set_ylim(base - 0.22 * peak, peak * 1.1)
     shape = f"up from {base:g} to {peak:g} in {half_cycle}, down in as many, and so on"
     alt = f"Learning rate against epoch index, straight lines: {shape}, {len(lr)} values."
@@ -474,7 +497,7 @@ def source_policy(lr: np.ndarray, guess: Guess = False) -> Picture:
         f"last {lr[-1]:.4f}, not 0": ((end, lr[-1]), (12, lr[-1])),
     }
     for text, (point, place) in notes.items():
-        ax.annotate(text, point, place, va="center", arrowprops={"arrowstyle": "->"})
+        ax.annotate(text, point, place, va="center", size=12, arrowprops={"arrowstyle": "->"})
     ax.set_ylim(-0.02, peak * 1.08)
     alt = (
         f"Learning rate of the 2020 run, one value an epoch: {lr[0]:g}, up to {peak:g} at epoch "
@@ -493,8 +516,17 @@ def rate_and_accuracy(lr: np.ndarray, accuracy: Named, title: str) -> Picture:
     draw_steps(bottom, accuracy, first=0)
     bottom.set_ylabel("accuracy")
     percent(bottom.yaxis)
+    jump = int(np.argmin(lr[1:] / lr[:-1]))  # the LR falls most between this epoch and the next
+    for ax in (top, bottom):
+        ax.axvspan(jump, jump + 1, color=ORANGE, alpha=0.3, linewidth=0)
+    name, judged = list(accuracy.items())[-1]
+    beside = {"textcoords": "offset points", "ha": "right", "va": "top", "size": 12}
+    top.annotate(f"{lr[jump]:.3f} to {lr[jump + 1]:.3f}", (jump, lr[jump]), (-8, -2), **beside)
+    step = f"{name} {judged[jump]:.1%} to {judged[jump + 1]:.1%}"
+    bottom.annotate(step, (jump, judged[jump]), (-8, -20), **beside)
     ends = ", ".join(f"{name} ends at {values[-1]:.1%}" for name, values in accuracy.items())
-    alt = f"{title}. {len(lr)} epochs, learning rate above, accuracy below: {ends}."
+    alt = f"{title}. {len(lr)} epochs, learning rate above, accuracy below: {ends}. Where the "
+    alt += f"learning rate falls most, {lr[jump]:.3f} to {lr[jump + 1]:.3f}: {step}."
     return Picture(figure, alt)
 
 
@@ -507,11 +539,12 @@ def accuracy_curves(runs: dict[str, Named], title: str, guess: Guess = False) ->
     runs: {"course recipe": {"training": (epochs,), "held out": (epochs,)}}, or (seeds, epochs) for
     mean and band. The learner's guess is drawn in the first panel.
     """
-    size = {"columns": len(runs), "width": 6 + 3 * len(runs), "height": 4.4}
+    size = {"columns": len(runs), "width": 8 + len(runs), "height": 4.4}
     figure, axes = frame(title, "epochs done", "accuracy", sharey=True, **size)
     ends = []
     for ax, (run, lines) in zip(np.ravel(axes), runs.items(), strict=True):
-        draw_steps(ax, lines, first=1)
+        draw_steps(ax, {f"{n}: {np.mean(ys[..., -1]):.1%}": ys for n, ys in lines.items()}, first=1)
+        ax.legend(title="at the end", fontsize=11, title_fontsize=11, loc="lower right")
         percent(ax.yaxis)
         if len(runs) > 1:
             ax.set_title(run)
@@ -547,14 +580,20 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
     that the others are compared with: a dotted line."""
     means = {name: np.mean(values) for name, values in results.items()}
     figure, ax = frame(title, x, height=0.45 * len(results) + 1.5)
-    ax.axvline(next(iter(means.values())), color=BLACK, linestyle=":")
+    first = next(iter(means))
+    ax.axvline(means[first], color=BLACK, linestyle=":", label=f"mean of {first}")
+    dot = {"color": BLUE, "markersize": 8, "alpha": 0.7}
+    bar = {"color": RED, "markersize": 22, "markeredgewidth": 3}
     for name, values in results.items():
-        ax.plot(values, [name] * len(values), "o", color=BLUE, markersize=8, alpha=0.7)
-        ax.plot(means[name], name, "|", color=RED, markersize=22, markeredgewidth=3)
+        once = ("one seed", "mean") if name == first else (None, None)  # in the legend
+        ax.plot(values, [name] * len(values), "o", **dot, label=once[0])
+        ax.plot(means[name], name, "|", **bar, label=once[1])
     ax.set_ylim(len(results) - 0.5, -0.5)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, markerscale=0.6)
+    ax.set_title(title, pad=32, parse_math=False)
     percent(ax.xaxis)
     told = ", ".join(f"{name} {mean:.1%}" for name, mean in means.items())
-    drawn = f"a dot for each seed, a bar at the mean, a dotted line at that of {next(iter(means))}"
+    drawn = f"a dot for each seed, a bar at the mean, a dotted line at that of {first}"
     return Picture(figure, f"{title}: {drawn}. Means: {told}.")
 
 
@@ -562,8 +601,8 @@ def seed_dots(results: dict[str, list[float]], title: str, x: str) -> Picture:
 
 
 def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -> Picture:
-    """Counts (C,C), row = true class; the colour is the share of the row. Above 30 classes the
-    colour alone."""
+    """Counts (C,C), row = true class; the colour is the errors' share of the row. Above 30 classes
+    the colour alone."""
     import seaborn
 
     many = len(classes) > 30
@@ -574,21 +613,29 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -
     side = cell * len(classes) + 0.7 + 0.09 * longest
     figure, ax = frame(title, width=side + 1.4, height=side)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    errors = 100 * share * (1 - np.eye(len(classes)))
     seaborn.heatmap(
-        share, annot=None if many else matrix, fmt="d", annot_kws={"size": 10},
-        cmap="Blues", vmin=0, vmax=1, square=True, ax=ax, xticklabels=names, yticklabels=names,
-        cbar_kws={"label": "share of the row", "shrink": 0.8},
+        errors, annot=None if many else matrix, fmt="d", annot_kws={"size": 10}, cmap="Blues",
+        vmin=0, vmax=max(1, errors.max()), square=True, ax=ax, xticklabels=names,
+        yticklabels=names, cbar=False,
     )  # fmt: skip
+    color_bar(ax.collections[0], ax, "errors: share of the row (%)", shrink=0.8)
+    for k in range(len(classes)):  # right: grey, so that the colours are left to the errors
+        ax.add_patch(mpl.patches.Rectangle((k, k), 1, 1, facecolor="0.85"))
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.grid(False)
     ax.tick_params(axis="x", rotation=90, labelsize=min(12, 60 * cell))
     ax.tick_params(axis="y", rotation=0, labelsize=min(12, 60 * cell))
     diagonal = share.diagonal()
     best, worst = classes[diagonal.argmax()], classes[diagonal.argmin()]
+    true, named = np.unravel_index(errors.argmax(), errors.shape)
     alt = (
         f"{title}: {len(classes)} by {len(classes)} counts, right ones on the diagonal. Best: "
         f"{best}, {diagonal.max():.0%} of its row; worst: {worst}, {diagonal.min():.0%}."
     )
+    if errors.any():
+        most = f"{errors.max():.0f} % of its row"
+        alt += f" The commonest error: {classes[true]} called {classes[named]}, {most}."
     return Picture(figure, alt)
 
 
@@ -628,8 +675,9 @@ def reliability_diagram(
 
 def overlay(ax: Axes, image: np.ndarray, values: np.ndarray, highest: float | None = None):
     """A map (H,W) from 0 to `highest` (default: its own maximum) over the image in grey."""
-    ax.imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
-    return ax.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=highest)
+    grey = image.mean(2)  # stretched from black to white: a dark map would hide it else
+    ax.imshow(grey, cmap="gray", vmin=grey.min(), vmax=grey.max())
+    return ax.imshow(values, cmap="inferno", alpha=0.5, vmin=0, vmax=highest)
 
 
 def class_evidence(image: np.ndarray, maps: Named, title: str) -> Picture:
@@ -644,7 +692,8 @@ def class_evidence(image: np.ndarray, maps: Named, title: str) -> Picture:
     for ax, name, values in zip(axes[1:], names, maps.values(), strict=True):
         drawn = overlay(ax, image, values, highest)
         ax.set_title(name, parse_math=False)
-    figure.colorbar(drawn, ax=axes, label="evidence (logits)", shrink=0.85)
+    bar = color_bar(drawn, axes, "evidence (logits)", shrink=0.85)
+    bar.set_facecolor("0.5")  # the maps lie on grey, and it is as transparent as they are
     peaks = "; ".join(f"{name}, {brightest(values)}" for name, values in maps.items())
     return Picture(figure, f"{title}: the image and over it Grad-CAM maps, one scale. {peaks}.")
 
@@ -689,6 +738,8 @@ def step_times(ms: dict[str, list[float]], title: str) -> Picture:
     for (name, values), color in zip(ms.items(), COLORS, strict=False):
         median = float(np.median(values))
         ax.axhline(median, color=color, linewidth=1)
+        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color, "size": 12}
+        ax.text(1.01, median, f"median\n{median:.3g} ms", **beside)
         told.append(f"{name}: {min(values):.3g} to {max(values):.3g} ms, median {median:.3g} ms")
     ax.set_ylim(bottom=0)
     return Picture(figure, f"{title}. {'; '.join(told)}.")
@@ -710,6 +761,9 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
         x, y = np.array(list(group.values())).T
         ax.loglog(x, y / 1e9, **style | {"linestyle": "none", "markersize": 8, "alpha": 0.8})
         told.append(f"{kind}: {np.median(y) / 1e9:.3g}")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     alt = (
         f"{title}: the roof rises until {ridge:.3g} FLOP a byte and is flat at {peak / 1e9:.3g} "
         f"GFLOP/s from there. Median GFLOP/s of the points: {'; '.join(told)}."
