@@ -176,7 +176,7 @@ def tables(folder: Path = FOLDER) -> str:
         f"| report of 2020 | 64 | 24 | {100 * old['accuracy']:.2f} % | "
         f"| {old['seconds']:.0f} | 1 |",
     ]
-    notes, classes = [], {}
+    notes, classes = {}, {}  # where a run was made: the recipes of which that holds
     for name, content in found.items():
         runs = content["runs"]
         medians = sorted(statistics.median(run["seconds_per_epoch"]) for run in runs)
@@ -190,12 +190,13 @@ def tables(folder: Path = FOLDER) -> str:
         dates = ", ".join(dict.fromkeys(run["date"] for run in runs))
         commits = ", ".join(dict.fromkeys(str(run["commit"])[:7] for run in runs))
         seeds = "seed 0" if len(runs) == 1 else f"seeds 0 to {len(runs) - 1}"
-        notes.append(
-            f"- {name}: {content['profile']} profile at width {content['width']}, "
+        where = (
+            f"{content['profile']} profile at width {content['width']}, "
             f"{content['training_images']:,} training images, {seeds}, {made['device']}, "
             f"threads: {made['threads']}, Python {made['versions']['python']}, "
             f"torch {made['versions']['torch']}, {dates}, commit {commits}"
         )
+        notes.setdefault(where, []).append(name)
         for label in runs[0]["per_class_accuracy"]:
             mean = statistics.mean(run["per_class_accuracy"][label] for run in runs)
             classes.setdefault(label, []).append(f"{mean:.0%}")
@@ -205,7 +206,8 @@ def tables(folder: Path = FOLDER) -> str:
     by_class = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for (label, cells), then in zip(classes.items(), old["per_class"], strict=True):
         by_class.append(f"| {label} | {then:.0%} | {' | '.join(cells)} |")
-    return "\n".join([*rows, "", *notes, "", *by_class])
+    told = [f"- {'; '.join(names)}: {where}" for where, names in notes.items()]
+    return "\n".join([*rows, "", *told, "", *by_class])
 
 
 def write_readme(path: Path = ROOT / "README.md", folder: Path = FOLDER) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from helpers import measure, results
 from helpers.data import load
 from helpers.environment import CourseError
-from helpers.evaluation import predict
+from helpers.evaluation import predict, wilson_interval
 from helpers.layers import layer_table
 from helpers.models import DavidNet, SpeedNet
 from helpers.recipes import COURSE, SOURCE, SPEEDRUN
@@ -246,6 +246,16 @@ def test_what_lesson_06_says_of_the_hardest_and_the_easiest_class():
         mean = {c: np.mean([run["per_class_accuracy"][c] for run in runs])
                 for c in runs[0]["per_class_accuracy"]}  # fmt: skip
         assert (min(mean, key=mean.get), max(mean, key=mean.get)) == ("cat", "automobile")
+
+
+@pytest.mark.parametrize(("width", "above"), [(64, True), (16, False)])
+def test_what_lesson_06_says_of_the_published_nets_and_2020(width, above):
+    """Their intervals lie apart, that of width 64 above, that of width 16 below."""
+    right = {"2020": 9131}
+    (found,) = (made for made in results.measured("course") if made["width"] == width)
+    right["net"] = round(10_000 * found["runs"][0]["accuracy"])
+    low, high = zip(*(wilson_interval(k, 10_000) for k in right.values()), strict=True)
+    assert low[1] > high[0] if above else high[1] < low[0]
 
 
 @pytest.mark.parametrize(("pairs", "share"), [(10, 1 / 2), (18, 4 / 5)])
