@@ -320,16 +320,23 @@ def end(code):
     """Leave Python. One of several processes at once: its end could wait for threads that wait for
     a process that is gone."""
     if "RANK" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def begin():
+    """`main`, and the end of this process with its exit code, also where it fails."""
     try:
         code = main()
     except Exception:
         traceback.print_exc()
         code = 1
     end(code)
+
+
+if __name__ == "__main__":
+    begin()

@@ -61,9 +61,9 @@ def train(args: argparse.Namespace) -> int:
                 results.save(args.out / "results.json", {**made, "runs": [run]})
                 print(f"{made['evaluated_on']} accuracy {run['accuracy']:.2%}, "
                       f"with mirror images {run['accuracy_tta']:.2%}")  # fmt: skip
-            if processes > 1:
+            if dist.is_initialized():  # not after a failure: it would wait for the others
                 dist.barrier()  # nobody hangs up while another still talks
-                dist.destroy_process_group()  # after a failure it would wait for the others
+                dist.destroy_process_group()
     except RuntimeError as error:
         if processes == 1:
             raise

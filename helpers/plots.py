@@ -163,6 +163,14 @@ def note_guess(ax: Axes, guess: Guess, horizontal: bool = True) -> str:
     return told
 
 
+def plain_logarithms(ax: Axes) -> None:
+    """Numbers, not powers of ten, on both logarithmic axes."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(mpl.ticker.NullFormatter())
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+
+
 def color_bar(drawn, axes, label: str, shrink: float = 1.0) -> Axes:
     """What the colours of an image mean, in the size of the other text."""
     bar = drawn.figure.colorbar(drawn, ax=axes, shrink=shrink).ax
@@ -219,17 +227,17 @@ def curves(
     guess: Guess = False,
     limits: tuple[float, float] | None = None,
     shares: str = "",
-    scale: str = "linear",
+    scale: Literal["linear", "log"] = "linear",
 ) -> Picture:
     """Named lines (xs, ys) in one figure; `guess` is drawn as a dotted horizontal line.
 
     `ys` may be (seeds, n): then the mean is drawn, with a band from the lowest to the highest seed.
-    shares: the axes that show shares of 0..1 in per cent, "x", "y" or "xy". scale: "log" for y.
+    shares: the axes that show shares of 0..1 in per cent, "x", "y" or "xy". scale: of y.
     """
     figure, ax = frame(title, x, y)
     draw(ax, lines)
+    ax.set_yscale(scale)
     if scale == "log":
-        ax.set_yscale(scale)
         ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylim(limits)
     percent(*(getattr(ax, f"{name}axis") for name in shares))
@@ -508,7 +516,8 @@ def source_policy(lr: np.ndarray, guess: Guess = False) -> Picture:
 
 
 def rate_and_accuracy(lr: np.ndarray, accuracy: Named, title: str) -> Picture:
-    """The learning rate of each epoch above, accuracies (0..1) of the same epochs below."""
+    """The learning rate of each epoch, 2 or more, above, accuracies (0..1) of the same below; where
+    it falls most is marked."""
     figure, (top, bottom) = frame(title, "epoch index", rows=2, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
     top.set_ylabel("learning rate")
@@ -516,7 +525,7 @@ def rate_and_accuracy(lr: np.ndarray, accuracy: Named, title: str) -> Picture:
     draw_steps(bottom, accuracy, first=0)
     bottom.set_ylabel("accuracy")
     percent(bottom.yaxis)
-    jump = int(np.argmin(lr[1:] / lr[:-1]))  # the LR falls most between this epoch and the next
+    jump = int(np.argmin(np.diff(lr)))  # between this epoch and the next it falls most
     for ax in (top, bottom):
         ax.axvspan(jump, jump + 1, color=ORANGE, alpha=0.3, linewidth=0)
     name, judged = list(accuracy.items())[-1]
@@ -544,7 +553,6 @@ def accuracy_curves(runs: dict[str, Named], title: str, guess: Guess = False) ->
     ends = []
     for ax, (run, lines) in zip(np.ravel(axes), runs.items(), strict=True):
         draw_steps(ax, {f"{n}: {np.mean(ys[..., -1]):.1%}": ys for n, ys in lines.items()}, first=1)
-        ax.legend(title="at the end", fontsize=11, title_fontsize=11, loc="lower right")
         percent(ax.yaxis)
         if len(runs) > 1:
             ax.set_title(run)
@@ -552,6 +560,9 @@ def accuracy_curves(runs: dict[str, Named], title: str, guess: Guess = False) ->
         epochs = max(ys.shape[-1] for ys in lines.values())
         ends.append(f"{run} after {epochs} epochs: {', '.join(last)}")
     told = note_guess(np.ravel(axes)[0], guess)
+    for ax in np.ravel(axes):
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(title="at the end", fontsize=11, title_fontsize=11, loc="lower right")
     return Picture(figure, f"{title}, against epochs. {'; '.join(ends)}.{told}")
 
 
@@ -675,7 +686,7 @@ def reliability_diagram(
 
 def overlay(ax: Axes, image: np.ndarray, values: np.ndarray, highest: float | None = None):
     """A map (H,W) from 0 to `highest` (default: its own maximum) over the image in grey."""
-    grey = image.mean(2)  # stretched from black to white: a dark map would hide it else
+    grey = image.mean(2)  # stretched from black to white, or a dark map would hide it
     ax.imshow(grey, cmap="gray", vmin=grey.min(), vmax=grey.max())
     return ax.imshow(values, cmap="inferno", alpha=0.5, vmin=0, vmax=highest)
 
@@ -738,8 +749,9 @@ def step_times(ms: dict[str, list[float]], title: str) -> Picture:
     for (name, values), color in zip(ms.items(), COLORS, strict=False):
         median = float(np.median(values))
         ax.axhline(median, color=color, linewidth=1)
-        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color, "size": 12}
-        ax.text(1.01, median, f"median\n{median:.3g} ms", **beside)
+        if len(ms) == 1:  # two could be too close to each other
+            beside = {"transform": ax.get_yaxis_transform(), "va": "center", "size": 12}
+            ax.text(1.01, median, f"median\n{median:.3g} ms", color=color, **beside)
         told.append(f"{name}: {min(values):.3g} to {max(values):.3g} ms, median {median:.3g} ms")
     ax.set_ylim(bottom=0)
     return Picture(figure, f"{title}. {'; '.join(told)}.")
@@ -761,9 +773,7 @@ def roofline(peak: float, bandwidth: float, points: dict[str, dict], title: str)
         x, y = np.array(list(group.values())).T
         ax.loglog(x, y / 1e9, **style | {"linestyle": "none", "markersize": 8, "alpha": 0.8})
         told.append(f"{kind}: {np.median(y) / 1e9:.3g}")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:g}")
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    plain_logarithms(ax)
     alt = (
         f"{title}: the roof rises until {ridge:.3g} FLOP a byte and is flat at {peak / 1e9:.3g} "
         f"GFLOP/s from there. Median GFLOP/s of the points: {'; '.join(told)}."
@@ -779,8 +789,6 @@ def amdahl(shares: tuple[float, ...], factors: np.ndarray, guess: Guess = False)
     limits = {share: f"{100 * share:.3g}% of the time: {1 / (1 - share):.3g}" for share in shares}
     draw(ax, {f"{limit} at most": speedup(share) for share, limit in limits.items()})
     ax.loglog()
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:g}")
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    plain_logarithms(ax)
     alt = note_guess(ax, guess)
     return Picture(figure, f"Curves that level off. Limits: {', '.join(limits.values())}.{alt}")

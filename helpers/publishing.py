@@ -87,7 +87,7 @@ def save_images(notebook: NotebookNode, folder: Path) -> None:
     for cell in notebook.cells:
         for tag in cell.metadata.get("tags", []):
             if tag.startswith("image:"):
-                data = [output.get("data", {}) for output in cell.outputs]
+                data = [output.get("data", {}) for output in cell.get("outputs", [])]
                 pngs = [kinds["image/png"] for kinds in data if "image/png" in kinds]
                 if not pngs:
                     raise CourseError(f"The cell tagged {tag} shows no figure.")

@@ -66,7 +66,7 @@ def fit(
         `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
         epoch, on a CPU bit for bit; without, checkpoints of an earlier run in it are deleted. (Of
         batches only the number is compared: that they are of the same images is for you to see.)
-    compile: torch.compile, on CUDA only; asked for as well by a net that is compiled already.
+    compile: torch.compile, on CUDA only; a net that is compiled already asks for it too.
     verbose: a line an epoch, and a progress bar for people.
 
     Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, so
@@ -100,7 +100,8 @@ def fit(
             "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
         )
     refuse_lazy(model)
-    compile, model = compile or model is not uncompiled(model), uncompiled(model)
+    compile = compile or model is not uncompiled(model)
+    model = uncompiled(model)
     found = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()

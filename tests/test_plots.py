@@ -296,6 +296,14 @@ def test_a_guess_is_in_the_figure_or_a_note(guess, drawn):
     assert notes == ([] if drawn else [f"your guess, {guess:g}, is far off the axis"])
 
 
+def test_a_guess_is_named_beside_the_lines_and_their_ends():
+    lines = {"training": np.array([0.4, 0.9]), "held out": np.array([np.nan, 0.88])}
+    first, second = plots.accuracy_curves({"one": lines, "two": lines}, "Runs", 0.8).figure.axes
+    for ax, guess in ((first, ["your guess"]), (second, [])):
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert texts == ["training: 90.0%", "held out: 88.0%", *guess]
+
+
 def test_a_guess_on_a_logarithmic_axis():
     for guess, drawn in ((5, True), (0, False), (-1, False), (1e30, False)):
         ax = plots.amdahl((0.5, 0.9), np.geomspace(1, 100, 20), guess=guess).figure.axes[0]

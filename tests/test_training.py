@@ -582,17 +582,14 @@ def scaled(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("width", [8, 16])
-def test_momentum_of_another_memory_order_goes_on(width, tmp_path):
+def test_momentum_of_another_memory_order_goes_on(tmp_path):
     """From an Apple GPU, or a narrow net on a CPU, to CUDA, whose fused SGD wants equal strides."""
-    contiguous = training.Run(
-        DavidNet(width), [0] * 2, SMALL, 1, torch.device("cpu"), layout=torch.contiguous_format
-    )
+    contiguous = training.Run(DavidNet(8), [0] * 2, SMALL, 1, torch.device("cpu"))
     x, y = batches((32,))[0]
     contiguous.train_step(x, y, 0, 32)
     checkpoint.begin(contiguous, tmp_path, {"any": "run"}, resume=False)
     last = training.Run(
-        DavidNet(width), [0] * 2, SMALL, 1, torch.device("cpu"), layout=torch.channels_last
+        DavidNet(8), [0] * 2, SMALL, 1, torch.device("cpu"), layout=torch.channels_last
     )
     checkpoint.begin(last, tmp_path, {"any": "run"}, resume=True)
     moved = zip(contiguous.model.parameters(), last.model.parameters(), strict=True)
