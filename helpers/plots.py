@@ -198,11 +198,12 @@ def image_grid(
     """Images (N,H,W,3) uint8 or 0..1, each with its title, row by row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    wide = round(13 * size)  # characters in a line; the lines that a title has stay
-    shown = ["\n".join(fill(line, wide) for line in text.split("\n")) for text in titles]
+    letters = round(13 * size)  # in a line; the lines that a title has stay
+    shown = ["\n".join(fill(line, letters) for line in text.split("\n")) for text in titles]
     lines = 1 + max(text.count("\n") for text in shown)
     width = max(columns * size, 0.1 * len(title))
-    inches = {"width": width, "height": rows * (size + 0.22 * lines) + 0.4}
+    high, wide = np.shape(images[0])[:2]
+    inches = {"width": width, "height": rows * (size * high / wide + 0.22 * lines) + 0.4}
     figure, axes = frame(title, rows=rows, columns=columns, **inches, subplot_kw=BARE)
     for ax, image, text in zip(np.ravel(axes), images, shown, strict=False):
         ax.imshow(image)
