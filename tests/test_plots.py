@@ -368,3 +368,21 @@ def test_many_classes_are_told_by_colour_alone():
         names = tuple(f"$c{i}^$" for i in range(count))
         figure = plots.confusion_matrix(np.eye(count, dtype=int), names, "t").figure
         assert len(figure.axes[0].texts) == numbers
+
+
+def test_the_fall_of_the_learning_rate_is_named():
+    lr, test = np.array([0.1, 0.5, 0.45, 0.1, 0.0]), np.array([0.4, 0.5, 0.6, 0.8, 0.81])
+    picture = plots.rate_and_accuracy(lr, {"training": test, "test": test}, "Run")
+    assert picture.alt.endswith("falls most, 0.450 to 0.100: test 60.0% to 80.0%.")
+
+
+def test_the_rules_stand_in_the_legend_from_left_to_right():
+    top = plots.range_test(found(), {"slide": 0.5, "steep": 0.02, "valley": 0.1}).figure.axes[0]
+    texts = [text.get_text() for text in top.get_legend().get_texts()]
+    assert texts == ["steep: 0.02", "valley: 0.1", "slide: 0.5"]
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(3, "b called a, 25 % of its row"), (0, None)])
+def test_the_commonest_error_is_named(wrong, told):
+    alt = plots.confusion_matrix(np.array([[9, 0], [wrong, 9]]), ("a", "b"), "Errors").alt
+    assert alt.endswith(f"The commonest error: {told}.") if told else "commonest" not in alt
