@@ -120,10 +120,12 @@ def helper_digests(notebook: NotebookNode) -> dict[str, str]:
     code = [plain(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     names, found = _imported("\n".join(code)), {}
     while names := names - {"environment"} - {Path(file).stem for file in found}:
-        file = HELPERS / f"{names.pop()}.py"
-        if file.is_file():
-            text = file.read_text(encoding="utf-8")
-            found[file.name] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        name = names.pop()
+        file, package = HELPERS / f"{name}.py", sorted(HELPERS.glob(f"{name}/*.py"))
+        if file.is_file() or package:
+            text = "\n".join(path.read_text(encoding="utf-8") for path in package or [file])
+            key = f"{name}/" if package else file.name
+            found[key] = hashlib.sha256(text.encode()).hexdigest()[:12]
             names |= _imported(text)
     return dict(sorted(found.items()))
 

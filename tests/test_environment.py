@@ -365,7 +365,7 @@ def test_every_import_is_named_in_the_requirements():
     modules |= dict.fromkeys(["pygments", "traitlets", "jinja2"], "nbconvert")
     named = {name for name, bounds, _ in packages.requirements() if bounds}
     assert named == {name for name, _, _ in packages.requirements()}
-    for path in (REPOSITORY / "helpers").glob("*.py"):
+    for path in (REPOSITORY / "helpers").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             found += [node.module] if isinstance(node, ast.ImportFrom) else []

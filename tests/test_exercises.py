@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import exercises
+from helpers.exercises import judging
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[0-9]*.ipynb"))
@@ -44,7 +45,7 @@ def wrong_answers(path: Path) -> dict[str, list[str]]:
     return module.WRONG
 
 
-def judge(stub: str, answer: str | None) -> exercises.Verdict:
+def judge(stub: str, answer: str | None) -> judging.Verdict:
     """Run the stub, then the answer in its place, then the check that ends the stub's cell."""
     *body, check = ast.parse(stub).body
     names = {"np": np, "torch": torch, "F": F, "exercises": exercises}
@@ -128,28 +129,28 @@ def test_a_right_answer_may_be_single_double_array_or_tensor(check):
 
 def test_judge_tells_a_likely_mistake_from_another():
     likely = {0: "Nothing is counted.", 3: "One is missing."}
-    exercises.judge(4.0, 4, "Two and two.", likely)
+    judging.judge(4.0, 4, "Two and two.", likely)
     for found, told in [
         (0.0, "Nothing is counted."),
         (3, "One is missing."),
         (float("nan"), "nan is not it. Two and two."),
         (5, "5 is not it. Two and two."),
     ]:
-        with pytest.raises(exercises.Wrong, match=re.escape(told)):
-            exercises.judge(found, 4, "Two and two.", likely)
+        with pytest.raises(judging.Wrong, match=re.escape(told)):
+            judging.judge(found, 4, "Two and two.", likely)
 
 
 def test_close_compares_shapes_as_well():
-    assert exercises.close(torch.ones(3, requires_grad=True), [1, 1, 1 + 1e-7])
-    assert not exercises.close(torch.ones(3), 1.0)
-    assert not exercises.close(np.ones(3), np.ones((3, 1)))
-    assert not exercises.close([1.0, float("nan")], [1.0, 1.0])
+    assert judging.close(torch.ones(3, requires_grad=True), [1, 1, 1 + 1e-7])
+    assert not judging.close(torch.ones(3), 1.0)
+    assert not judging.close(np.ones(3), np.ones((3, 1)))
+    assert not judging.close([1.0, float("nan")], [1.0, 1.0])
 
 
 def test_need_shape_says_what_came_out():
-    exercises.need_shape(torch.ones(2, 3), (2, 3), "two rows.")
-    with pytest.raises(exercises.Wrong, match=r"The shape is \(3,\), not \(2, 3\): two rows."):
-        exercises.need_shape([1, 2, 3], (2, 3), "two rows.")
+    judging.need_shape(torch.ones(2, 3), (2, 3), "two rows.")
+    with pytest.raises(judging.Wrong, match=r"The shape is \(3,\), not \(2, 3\): two rows."):
+        judging.need_shape([1, 2, 3], (2, 3), "two rows.")
 
 
 def test_an_answer_of_another_kind_is_not_called_the_learners_code():

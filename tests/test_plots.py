@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from helpers import plots
+from helpers.plots import style
 
 # Machado, Oliveira, Fernandes (2009): what is left of linear RGB at full severity.
 SIGHTS = {
@@ -172,7 +173,7 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module", params=FIGURES)
-def picture(request: pytest.FixtureRequest) -> plots.Picture:
+def picture(request: pytest.FixtureRequest) -> style.Picture:
     drawn = FIGURES[request.param]()
     drawn.png(dpi=50)  # ticks and legends get their places and sizes
     return drawn
@@ -180,7 +181,7 @@ def picture(request: pytest.FixtureRequest) -> plots.Picture:
 
 def test_every_figure_is_looked_at():
     public = inspect.getmembers(plots, inspect.isfunction)
-    assert {n for n, f in public if f.__annotations__.get("return") is plots.Picture} == set(
+    assert {n for n, f in public if f.__annotations__.get("return") is style.Picture} == set(
         FIGURES
     )
 
@@ -202,14 +203,14 @@ def test_the_simulation_sees_what_it_should():
 @pytest.mark.parametrize("sight", ["protanopia", "deuteranopia"])
 def test_the_palette_is_told_apart(sight):
     """Any two of the colours: a difference of 10 in Lab is seen at a glance."""
-    lab = seen([to_rgb(c) for c in plots.COLORS], sight)
-    for (one, a), (other, b) in itertools.combinations(zip(plots.COLORS, lab, strict=True), 2):
+    lab = seen([to_rgb(c) for c in style.COLORS], sight)
+    for (one, a), (other, b) in itertools.combinations(zip(style.COLORS, lab, strict=True), 2):
         assert np.linalg.norm(a - b) > 10, (one, other)
 
 
 def test_lines_stand_out_from_the_paper():
     for sight in (None, *SIGHTS):
-        assert (seen([to_rgb(c) for c in plots.COLORS], sight)[:, 0] < 80).all()
+        assert (seen([to_rgb(c) for c in style.COLORS], sight)[:, 0] < 80).all()
 
 
 def second_channel(line) -> tuple:
@@ -229,10 +230,10 @@ def test_series_differ_without_colour(picture):
 
 
 def test_styles_differ_without_colour():
-    dashes = [mpl.lines._get_dash_pattern(dash) for dash in plots.DASHES]
-    assert len({str(dash) for dash in dashes}) == len(set(plots.MARKERS)) == len(plots.COLORS)
+    dashes = [mpl.lines._get_dash_pattern(dash) for dash in style.DASHES]
+    assert len({str(dash) for dash in dashes}) == len(set(style.MARKERS)) == len(style.COLORS)
     with pytest.raises(ValueError, match="8 lines, and at most 7"):
-        list(plots.series(dict.fromkeys("abcdefgh")))
+        list(style.series(dict.fromkeys("abcdefgh")))
 
 
 def test_text_is_large_enough(picture):
@@ -317,8 +318,8 @@ def test_a_range_test_without_choices_has_no_legend():
 
 
 def test_ticks_of_per_cent_say_what_they_are():
-    axis = plots.frame("t")[1].xaxis
-    plots.percent(axis)
+    axis = style.frame("t")[1].xaxis
+    style.percent(axis)
     said = [axis.get_major_formatter()(share) for share in (0.325, 0.29, 0.9425, 1)]
     assert said == ["32.5%", "29%", "94.25%", "100%"]
 

@@ -308,14 +308,20 @@ def test_helpers_are_found_through_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "HELPERS", tmp_path)
     (tmp_path / "one.py").write_text("def f():\n    import helpers.two\n")
     (tmp_path / "two.py").write_text("from helpers.one import f\nfrom helpers import three\n")
-    for name in ("three", "four", "environment"):
+    for name in ("four", "environment"):
         (tmp_path / f"{name}.py").write_text("import numpy\n")
+    (tmp_path / "three").mkdir()
+    for name, code in (("__init__", "from helpers.three.part import f"), ("part", "x = 1")):
+        (tmp_path / "three" / f"{name}.py").write_text(code)
     cells = [
         new_code_cell("%matplotlib inline\nfrom helpers import (\n    environment,\n    one,\n)")
     ]
     found = publishing.helper_digests(new_notebook(cells=cells))
-    assert list(found) == ["one.py", "three.py", "two.py"]
+    assert list(found) == ["one.py", "three/", "two.py"]
     assert found["one.py"] != found["two.py"]
+    (tmp_path / "three" / "part.py").write_text("x = 2")
+    changed = publishing.helper_digests(new_notebook(cells=cells))
+    assert {name for name in found if found[name] != changed[name]} == {"three/"}
 
 
 def test_check_names_the_helpers_that_changed(tmp_path, monkeypatch, capsys):

@@ -50,7 +50,9 @@ def test_the_readme_names_every_notebook():
 def test_the_guide_to_the_helpers_names_each():
     guide = (ROOT / "helpers" / "README.md").read_text("utf-8")
     linked = set(re.findall(r"\]\((\S+?)\)", guide))
-    assert linked == {p.name for p in (ROOT / "helpers").glob("*.*")} - {"README.md", "__init__.py"}
+    files = [p for p in (ROOT / "helpers").rglob("*.*") if p.suffix in (".py", ".j2")]
+    names = {p.relative_to(ROOT / "helpers").as_posix() for p in files if p.stem != "__init__"}
+    assert linked == names
 
 
 def test_nothing_heavy():

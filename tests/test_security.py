@@ -12,7 +12,11 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parents[1]
-COURSE = [*ROOT.glob("helpers/*.py"), *ROOT.glob(".github/*.py"), *ROOT.glob("notebooks/*.ipynb")]
+COURSE = [
+    *ROOT.glob("helpers/**/*.py"),
+    *ROOT.glob(".github/*.py"),
+    *ROOT.glob("notebooks/*.ipynb"),
+]
 TESTS = [ROOT / "conftest.py", *ROOT.glob("tests/**/*.py")]
 # Each of them runs what a file or a string says, or unpacks to where an archive says.
 REFUSED = {
