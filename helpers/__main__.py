@@ -301,7 +301,9 @@ def main(arguments=None):
             python = environment.prepare()
         if python != sys.executable:
             return environment.call([python, str(ROOT / "helpers"), *arguments])
-        return globals()[options.command](options, rest)
+        code = globals()[options.command](options, rest)
+        sys.stdout.flush()  # here, where a reader who has gone is no error
+        return code
     except CourseError as error:
         print(error, file=sys.stderr)
         return 1

@@ -189,7 +189,7 @@ def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
     monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
     for version_info in ((3, 9, 1), (3, 14, 0)):
         monkeypatch.setattr(sys, "version_info", version_info)
-        with pytest.raises(CourseError, match="needs Python 3.10 to 3.13") as error:
+        with pytest.raises(CourseError, match="needs Python 3.10 to 3.14") as error:
             environment.check_python()
         assert ("call python3.12 instead" if found else "python.org") in str(error.value)
 
