@@ -104,7 +104,15 @@ def average_in_doubles(weights: torch.Tensor, decay: float) -> np.ndarray:
     return average
 
 
+def cut_out_in_singles(images, tops, lefts, size):
+    result = torch.tensor(images, dtype=torch.float32)
+    for image, top, left in zip(result, tops, lefts, strict=True):
+        image[top : top + size, left : left + size] = 0
+    return result
+
+
 IN_ANOTHER_PRECISION = {
+    "check_cut_out": cut_out_in_singles,
     "check_statistics": lambda images: (
         torch.tensor(images / 255).mean((0, 1, 2)),
         torch.tensor(images / 255).std((0, 1, 2), correction=0).requires_grad_(),
@@ -135,9 +143,12 @@ def test_judge_tells_a_likely_mistake_from_another():
         (3, "One is missing."),
         (float("nan"), "nan is not it. Two and two."),
         (5, "5 is not it. Two and two."),
+        (4.0001, "4.0001 is not it."),  # a count is not rounded
     ]:
         with pytest.raises(judging.Wrong, match=re.escape(told)):
             judging.judge(found, 4, "Two and two.", likely)
+    with pytest.raises(judging.Wrong, match=re.escape("Nearly: 0.333 is right but for rounding")):
+        judging.judge(0.333, 1 / 3, "A third.")
 
 
 def test_close_compares_shapes_as_well():
@@ -154,6 +165,15 @@ def test_need_shape_says_what_came_out():
 
 
 def test_an_answer_of_another_kind_is_not_called_the_learners_code():
-    for check, answer in ((exercises.check_sweep_lr, "0.1"), (exercises.check_triangular, 3)):
+    module = torch.nn.Linear(1, 1)
+    for check, answer, told in (
+        (exercises.check_sweep_lr, None, "None"),
+        (exercises.check_sweep_lr, "0.1", "without quotes"),
+        (exercises.check_sweep_lr, (0, 1), "comma"),
+        (exercises.check_sweep_lr, max, "not a function"),
+        (exercises.check_sweep_lr, {}, "of another kind"),
+        (exercises.check_triangular, 3, "the function itself"),
+        (exercises.check_residual_stage, module, "the class itself"),
+    ):
         verdict = check(answer)
-        assert verdict.status == "wrong" and "of another kind" in verdict.message
+        assert verdict.status == "wrong" and told in verdict.message, verdict

@@ -37,15 +37,19 @@ class Untouched(Exception):
 def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any], Verdict]:
     """Turn a check into one that returns a `Verdict`.
 
-    The learner's answer is a value (None or ... is the untouched stub) or a function (untouched
-    when it returns ...). An exception inside the function is reported with its type and text.
-    returns=False: a function that changes its argument and returns nothing.
+    The learner's answer is a value (... is the untouched stub), or a function or class, as the
+    check's annotation says (untouched when it returns ...). An exception inside it is reported with
+    its type and text. returns=False: a function that changes its argument and returns nothing.
     """
+
+    wanted = next(iter(check.__annotations__.values()))
 
     @wraps(check)
     def run(answer: Any) -> Verdict:
-        if answer is None or answer is ...:
+        if answer is ...:
             return Verdict("not attempted", "Replace the ... and run the cell again.")
+        if told := misfit(answer, wanted):
+            return Verdict("wrong", told)
         try:
             return Verdict("right", check(watched(answer, returns) if callable(answer) else answer))
         except Untouched as untouched:
@@ -59,6 +63,22 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
             return Verdict("wrong", f"Your code raised {type(error).__name__}: {error}")
 
     return run
+
+
+def misfit(answer: Any, wanted: type) -> str:
+    """What is wrong with an answer of another kind than a check takes; empty where nothing is."""
+    if answer is None:
+        return "The answer is None: was it printed where it should be given?"
+    if wanted is float and callable(answer):
+        return "A number is wanted, not a function."
+    if wanted is float and isinstance(answer, str):
+        return "Write the number without quotes."
+    if wanted is float and isinstance(answer, tuple):
+        return "One number is wanted, and a comma makes two of it: 1234.5, not 1,234.5 or 1234,5."
+    named = {Callable: "function", type: "class"}.get(wanted)
+    if named and not isinstance(answer, wanted):
+        return f"Give the {named} itself: its name alone, without brackets behind it."
+    return ""
 
 
 def watched(function: Callable, returns: bool = True) -> Callable:
@@ -81,6 +101,8 @@ def judge(
         if math.isclose(found, wrong, rel_tol=rtol, abs_tol=1e-12):
             raise Wrong(reason)
     if not math.isclose(found, right, rel_tol=rtol, abs_tol=1e-12):
+        if isinstance(right, float) and math.isclose(found, right, rel_tol=1e-3):
+            raise Wrong(f"Nearly: {found} is right but for rounding. Give it as it comes.")
         raise Wrong(f"{float(found):,.6g} is not it. {hint}")
 
 
@@ -115,6 +137,15 @@ def two(found: Any, names: str) -> tuple:
     except (TypeError, ValueError):
         raise Wrong(f"Two values are wanted: `return {names}`.") from None
     return first, second
+
+
+def unchanged(function: Callable, *given: np.ndarray) -> Any:
+    """What the function returns; `Wrong` if it has changed one of the arrays it was given."""
+    before = [values.copy() for values in given]
+    result = function(*given)
+    if not all(map(np.array_equal, given, before)):
+        raise Wrong("The array you were given has changed: work on a copy.")
+    return result
 
 
 def need_shape(found: Any, shape: tuple[int, ...], why: str) -> None:

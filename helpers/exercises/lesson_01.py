@@ -36,6 +36,8 @@ def check_statistics(function: Callable) -> str:
     values = images.reshape(-1, 3) / 255
     need_shape(mean, (3,), "one mean for each channel is wanted.")
     need_shape(std, (3,), "one std for each channel is wanted.")
+    if not close(mean, values.mean(0)) and np.allclose(mean, values.mean(0), atol=1e-3):
+        raise Wrong("Nearly: leave the numbers unrounded, and compute with 32 bits or more.")
     if close(mean, 255 * values.mean(0)):
         raise Wrong("These are in 0..255: divide the values by 255 first.")
     if not close(mean, values.mean(0)):
@@ -57,14 +59,17 @@ def check_statistics(function: Callable) -> str:
 def check_normalise(function: Callable) -> str:
     """(value / 255 - mean) / std, channels first."""
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    images = torch.randint(256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0))
-    x = torch.as_tensor(function(images.to(torch.uint8), mean, std))
+    images = torch.randint(20, 200, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    x = function(images.to(torch.uint8), mean, std)
+    if isinstance(x, list | tuple):
+        raise Wrong("Return one tensor, and not several: torch.stack makes one of many.")
+    x = torch.as_tensor(x)
     z = (images / 255 - torch.tensor(mean)) / torch.tensor(std)
     unscaled = (images - torch.tensor(mean)) / torch.tensor(std)
     m, s = (torch.tensor(values)[:, None, None] for values in (mean, std))
     reshaped = z.reshape(2, 3, 32, 32), (images.reshape(2, 3, 32, 32) / 255 - m) / s
     right = z.permute(0, 3, 1, 2)
-    need_shape(x, (2, 3, 32, 32), "channels come first.")
+    need_shape(x, (2, 3, 32, 32), "the images stay in front, each with its channels first.")
     if any(close(x, mixed) for mixed in reshaped):
         raise Wrong("reshape keeps the order of the values and mixes up the axes: use permute.")
     if close(x, unscaled.permute(0, 3, 1, 2)):
@@ -72,9 +77,12 @@ def check_normalise(function: Callable) -> str:
     if close(x, right.transpose(2, 3)):
         raise Wrong("Rows and columns are swapped: permute(0, 3, 1, 2) leaves them in order.")
     if not close(x, right):
-        at = np.unravel_index((x - right).abs().argmax(), x.shape)
-        place = ", ".join(map(str, at))
-        raise Wrong(f"The value at [{place}] is {x[at]:.4f}, not {right[at]:.4f}.")
+        at = np.unravel_index(int((x - right).abs().argmax()), x.shape)
+        image, channel, row, column = map(int, at)
+        byte = images[image, row, column, channel]
+        of = f"byte {byte}, mean {mean[channel]}, std {std[channel]}"
+        raise Wrong(f"[{image}, {channel}, {row}, {column}] ({of}) gives {x[at]:.4f}, not "
+                    f"{right[at]:.4f}.")  # fmt: skip
     if x.dtype != torch.float32:
         raise Wrong(f"The values are right, but {x.dtype}; the net takes float32.")
     return "Scaled, shifted, and each colour in a plane of its own."
@@ -83,11 +91,13 @@ def check_normalise(function: Callable) -> str:
 @exercise
 def check_cut_out(function: Callable) -> str:
     """A square of zeros in each image, the input left as it was."""
-    given = np.random.default_rng(0).uniform(1, 2, (3, 32, 32, 3))
+    given = np.random.default_rng(0).integers(4, 32, (3, 32, 32, 3)) / 4  # exact in 16 bits, too
     tops, lefts = np.array([0, 5, 24]), np.array([3, 24, 10])
-    before, right = given.copy(), given.copy()
-    for image, top, left in zip(right, tops, lefts, strict=True):
-        image[top : top + 8, left : left + 8] = 0
+    right, swapped = given.copy(), given.copy()
+    for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        right[i, top : top + 8, left : left + 8] = 0
+        swapped[i, left : left + 8, top : top + 8] = 0
+    before = given.copy()
     result = array(function(given, tops, lefts, 8))
     if not np.array_equal(given, before):
         raise Wrong("The images you were given have changed: work on a copy.")
@@ -95,6 +105,8 @@ def check_cut_out(function: Callable) -> str:
     holes = (result == 0).all(3).sum((1, 2))
     if ((result != given).any(3).sum((1, 2)) == 64).all() and (holes < 64).any():
         raise Wrong("The squares have the right size, but are not 0 in all three channels.")
+    if ((result != given) & (result != 0)).any():
+        raise Wrong("Values outside the squares have changed, too: all others stay as they are.")
     around = given[1].copy()
     around[1:9, 20:28] = 0
     if np.array_equal(result[1], around):
@@ -104,8 +116,10 @@ def check_cut_out(function: Callable) -> str:
         raise Wrong(f"{holes.tolist()} hidden pixels in the images, not 64 in each: {hint}")
     if len({(image == 0).tobytes() for image in result}) == 1:
         raise Wrong("All images have the same hole: image i has its own, at tops[i], lefts[i].")
+    if np.array_equal(result, swapped):
+        raise Wrong("The squares lie at lefts[i], tops[i]: rows come before columns.")
     if not np.array_equal(result, right):
-        raise Wrong("The squares have the right size but lie elsewhere: rows come before columns.")
+        raise Wrong("The squares have the right size but do not begin at tops[i], lefts[i].")
     if not ((array(function(given, tops, lefts, 5)) == 0).all(3).sum((1, 2)) == 25).all():
         raise Wrong("Squares of 5x5 should hide 25 pixels: use `size`, not a number of your own.")
     return "One square in each image, and the training set is unharmed."
@@ -120,9 +134,19 @@ def check_mended_steps(function: Callable) -> str:
     ruler[..., 0], ruler[..., 1] = np.arange(32)[:, None], np.arange(32)[None, :]
     steps = A.Compose(function(), strict=True, seed=0)
     results = [steps(image=ruler)["image"] for _ in range(300)]
+    other = "Only padding and crop are asked for, and another step"
+    if any(getattr(result, "dtype", None) != np.uint8 for result in results):
+        raise Wrong(f"{other} turns the bytes into other values.")
     need_shape(results[0], (32, 32, 3), "crop back to 32x32.")
-    if any((np.diff(result[16, :, 1].astype(int)) < 0).sum() > 20 for result in results):
-        raise Wrong("Some images are mirrored: here only padding and crop are asked for.")
+    for axis, line in enumerate((np.s_[:, 16], np.s_[16])):
+        if any((np.diff(result[line][:, axis].astype(int)) < 0).sum() > 20 for result in results):
+            raise Wrong(f"{other} mirrors images.")
+    for result in results:  # in the middle, the ruler's marks go on by one, whatever its place
+        (rows, columns, blue), one = result[12:20, 12:20].astype(int).transpose(2, 0, 1), np.ones(7)
+        steps_seen = (np.diff(rows[:, 0]), np.diff(columns[0]))
+        straight = (rows == rows[:, :1]).all() and (columns == columns[:1]).all()
+        if blue.any() or not straight or any((seen != one).any() for seen in steps_seen):
+            raise Wrong(f"{other} changes the pixels.")
     shifts = np.array([result[16, 16, :2].astype(int) - 16 for result in results])
     if len(np.unique(shifts, axis=0)) == 1:
         if any(isinstance(step, A.CenterCrop) for step in steps.transforms):
@@ -158,8 +182,8 @@ def check_worker_start(function: Callable) -> str:
         raise Wrong("All workers still draw the same: the new generator must depend on the seed.")
     if len(set(first)) < 4:
         raise Wrong("Some workers draw the same: use the seed as it is, all of it.")
-    if first[0][1:] == first[1][:-1]:
-        raise Wrong("The next seed has the same numbers one place on: make a generator of its own.")
+    if any(first[0][i:] == first[1][:-i] for i in range(1, 6)):
+        raise Wrong("The next seed has the same numbers a place on: make a generator of its own.")
     if first[0] != again:
         raise Wrong("The workers differ, but a second run with the same seed draws other numbers.")
     return "Every worker and epoch draws its own numbers, and a run can be repeated."

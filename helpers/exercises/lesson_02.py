@@ -47,6 +47,7 @@ def check_receptive_field(function: Callable) -> str:
         ("dilation 2", [dilated], (5, 1), covers),
         ("5x5 with dilation 2", [(5, 1, 4, 2)], (9, 1), covers),
         ("stride 2, then dilation 2", [halve, dilated], (10, 2), "all of it counts times the jump"),
+        ("stride 3 and dilation 3, then 3x3", [(3, 3, 3, 3), conv], (13, 3), "both count, by 3"),
     ]:
         found = two(function(layers), "size, jump")
         if found != right:
@@ -60,16 +61,29 @@ def check_residual_stage(stage: type) -> str:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 8, 8)
     for stride, size in ((1, 8), (2, 4)):
-        module = stage(4, 6, stride)
-        out = watched(module)(x)
+        module, given = stage(4, 6, stride), x.clone()
         why = f"at stride {stride}. Padding of the 3x3 convolutions, or the stride of one path?"
+        try:
+            out = watched(module)(given)
+        except RuntimeError as error:
+            if "size of tensor" not in str(error):
+                raise
+            raise Wrong(f"The sum of the two paths does not fit {why}") from error
         need_shape(out, (2, 6, size, size), why)
+        if not torch.equal(given, x):
+            raise Wrong("The input has changed, and the other path needs it: no inplace in front.")
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     kernels = sorted(conv.kernel_size[0] for conv in convs)
+    if not kernels:
+        raise Wrong(
+            "No nn.Conv2d is registered: make them in __init__, as attributes or in nn.Sequential."
+        )
     if kernels != [1, 3, 3]:
         raise Wrong(f"Expected two 3x3 convolutions and one 1x1, found kernels {kernels}.")
     if any(conv.bias is not None for conv in convs):
         raise Wrong("A convolution has a bias: the batch norm behind it subtracts it again.")
+    if any((c.groups, c.dilation, c.padding_mode) != (1, (1, 1), "zeros") for c in convs):
+        raise Wrong("A convolution has groups, a dilation or another padding: here all are plain.")
     called, behind = [], {}  # convolutions in order, and the batch norm that takes their output
 
     def note(layer, inputs, output):
@@ -81,14 +95,16 @@ def check_residual_stage(stage: type) -> str:
 
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
-    out = module.eval()(x)  # with fixed statistics the norms do the same again
+    out = module.eval()(x.clone())  # with fixed statistics the norms do the same again
     for hook in hooks:
         hook.remove()
     if len(called) != 3:
         raise Wrong(f"Of three convolutions {len(called)} are called: both paths are needed.")
-    strides = [conv.stride[0] for conv, _ in called if conv.kernel_size == (3, 3)]
-    if strides != [2, 1]:
+    thick = [conv for conv, _ in called if conv.kernel_size == (3, 3)]
+    if [conv.stride[0] for conv in thick] != [2, 1]:
         raise Wrong("The stride belongs to the first 3x3 convolution: the second keeps the size.")
+    if thick[0].out_channels != 6:
+        raise Wrong("The first 3x3 convolution leads to `outputs` channels, the second keeps them.")
     if len(set(behind.values())) != 3:
         raise Wrong("Each convolution wants a batch norm of its own, right behind it.")
     (first, second), (short,) = (
@@ -110,6 +126,9 @@ def check_residual_stage(stage: type) -> str:
             raise Wrong(reason)
     if not close(out, main + shortcut):
         raise Wrong("The layers are right. Their output is main + shortcut, and one ReLU inside.")
+    weights = list(module.parameters())
+    if not out.requires_grad or None in torch.autograd.grad(out.sum(), weights, allow_unused=True):
+        raise Wrong("No gradient reaches some of the weights: no detach() or no_grad() in forward.")
     return "Shapes, layers and the sum are right."
 
 
@@ -127,6 +146,8 @@ def check_mended_counter(counter: Callable) -> str:
     judge(counter(net), 64, "DavidNet has 64: leave out exactly the shortcut's layers.", likely)
     if counter([conv, ("main", 1, 2), conv]) != 7:
         raise Wrong("A 1x1 of the main path counts as well: ask for the branch, not the kernel.")
+    if counter([conv, ("main", 3, 3), ("shortcut", 3, 3), conv]) != 11:
+        raise Wrong("3x3, 3x3 with stride 3 beside a shortcut like it, 3x3 must give 11.")
     if counter(net) != 64:
         raise Wrong("A second call gives another number: something is kept between the calls.")
     return "64, and the same at every call."

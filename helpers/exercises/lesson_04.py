@@ -8,15 +8,15 @@ import numpy as np
 from helpers.exercises.judging import Wrong, close, exercise, judge, number
 from helpers.schedules import source_one_cycle
 
-check_triangular_step = number(  # the LR at step 21 of base 0.1, peak 0.5, half cycle 8
-    0.35,
-    "Step 21 is the fifth after the start of the second cycle: 0.1 + 0.4 * 5/8 = 0.35.",
-    "How far into its cycle of 16 steps is step 21? Each step upwards adds (0.5 - 0.1) / 8.",
+check_triangular_step = number(  # the LR at step 23 of base 0.1, peak 0.5, half cycle 8
+    0.45,
+    "Step 23 is the seventh after the start of the second cycle: 0.1 + 0.4 * 7/8 = 0.45.",
+    "How far into its cycle of 16 steps is step 23? Each step upwards adds (0.5 - 0.1) / 8.",
     {
-        0.25: "The height above the base without the base (or step 21 of a way down): add the "
-        "0.1, and see which way the cycle goes at step 21.",
-        0.3: "That is step 20 (or 28). Steps count from 0: the second cycle begins at step 16.",
+        0.35: "That is the height above the base: add the 0.1.",
+        0.15: "That is step 23 of a way down. The second cycle goes up until step 24.",
         0.4: "That is step 22 (or 26). Steps count from 0: the second cycle begins at step 16.",
+        0.5: "That is step 24, the tip. Steps count from 0: the second cycle begins at step 16.",
     },
     rtol=1e-3,
 )
@@ -25,16 +25,19 @@ check_triangular_step = number(  # the LR at step 21 of base 0.1, peak 0.5, half
 @exercise
 def check_triangular(function: Callable) -> str:
     """A triangular policy of one's own, in several cycles and with a fractional half cycle."""
-    for t, half, right, rule in [
-        (0, 4, 0.1, "it begins at the base"),
-        (4, 4, 0.5, "after a half cycle it stands at the peak"),
-        (6, 4, 0.3, "after the peak it comes down in as many steps as it went up"),
-        (11, 4, 0.4, "in the second cycle: the triangle repeats every 2 * half_cycle steps"),
-        (19, 4, 0.4, "in the third cycle: remainders (%) know no last cycle"),
-        (7, 2.25, 0.1 + 0.4 * 8 / 9, "is a whole number (int, //) assumed?"),
+    for t, base, peak, half, right, rule in [
+        (0, 0.1, 0.5, 4, 0.1, "it begins at the base"),
+        (4, 0.1, 0.5, 4, 0.5, "after a half cycle it stands at the peak"),
+        (6, 0.1, 0.5, 4, 0.3, "after the peak it comes down in as many steps as it went up"),
+        (11, 0.1, 0.5, 4, 0.4, "in cycle 2: the triangle repeats every 2 * half_cycle steps"),
+        (19, 0.1, 0.5, 4, 0.4, "in the third cycle: remainders (%) know no last cycle"),
+        (7, 0.1, 0.5, 2.25, 0.1 + 0.4 * 8 / 9, "is a whole number (int, //) assumed?"),
+        (3, 0.2, 1.0, 4, 0.8, "are `base` and `peak` used, and no numbers of your own?"),
     ]:
-        hint = f"half_cycle {half}, step {t}: expected {right:.4g}; {rule}"
-        judge(function(t, 0.1, 0.5, half), right, hint)
+        hint = (
+            f"base {base}, peak {peak}, half_cycle {half}, step {t}: expected {right:.4g}; {rule}"
+        )
+        judge(function(t, base, peak, half), right, hint)
     return "Base, peak, descent, the second cycle and a fractional half cycle are all right."
 
 
@@ -67,8 +70,8 @@ def check_lambda_factor(factor: Callable) -> str:
         )
     for epoch in range(24):
         if not math.isclose(lrs[epoch], right[epoch], rel_tol=1e-6):
-            yours = f"0.0944 * factor({epoch}) is {lrs[epoch]:.4f}"
-            raise Wrong(f"{yours}, but epoch {epoch} of 2020 had {right[epoch]:.4f}.")
+            yours = f"0.0944 * factor({epoch}) is {lrs[epoch]:.6f}"
+            raise Wrong(f"{yours}, but epoch {epoch} of 2020 had {right[epoch]:.6f}.")
     return "All 24 learning rates of the 2020 run come out of LambdaLR."
 
 
@@ -93,11 +96,18 @@ def check_annealing(function: Callable) -> str:
         0.42: "It begins at peak + end: scale the wave to peak - end.",
     }
     judge(begin, 0.4, "Step `first` gives the peak, 0.4: the share there must be 0.", likely)
-    likely = {0: "The LR ends at 0, not at `end`: scale the wave to peak - end, and add `end`."}
-    hint = "Step `last` gives 0.02: the share is 1 after last - first steps, not after one more."
-    judge(end, 0.02, hint, likely)
-    judge(middle, 0.21, "Half way the LR is the mean of peak and end, 0.21.")
+    late = 0.02 + 0.19 * (1 + math.cos(math.pi * 20 / 21))
+    likely = {
+        0: "The LR ends at 0, not at `end`: scale the wave to peak - end, and add `end`.",
+        late: "The LR has not arrived: the share is 1 after last - first steps, not one later.",
+        0.4: "At `last` the LR is at the peak again: half a wave, cos of 0 to pi, not a whole one.",
+    }
+    hint = "Step `last` gives 0.02: there the cosine is at its lowest, half a wave (in radians) on."
+    judge(end, 0.02, hint, likely, rtol=1e-5)
+    judge(middle, 0.21, "Half way the LR is the mean of peak and end, 0.21.", rtol=1e-5)
     likely = {0.305: "That is a straight line. A cosine is still near the peak after a quarter."}
     hint = "Begin, middle and end are right; a quarter of the way does not fit a cosine."
-    judge(quarter, 0.02 + 0.19 * (1 + math.sqrt(0.5)), hint, likely)
+    judge(quarter, 0.02 + 0.19 * (1 + math.sqrt(0.5)), hint, likely, rtol=1e-5)
+    hint = "Three quarters of the way from 0.6 to 0.1 it fails: numbers of your own in it?"
+    judge(function(10, 4, 12, 0.6, 0.1), 0.1 + 0.25 * (1 - math.sqrt(0.5)), hint, rtol=1e-5)
     return "Begin, middle, end and the curve between them are right."

@@ -47,6 +47,7 @@ WRONG = {
         STATISTICS.format("return (images / 255).mean((0, 1, 2))"),
         STATISTICS.format("return (images / 255).mean((0, 1, 2)), images.std((0, 1, 2))"),
         STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)), v.std((0, 1, 2), ddof=1)"),
+        STATISTICS.format("v = images / 255; return v.mean((0, 1, 2)).round(3), v.std((0, 1, 2))"),
     ],
     "check_normalise": [
         NORMALISE.format("x"),
@@ -54,6 +55,8 @@ WRONG = {
         NORMALISE.format("x.permute(0, 3, 1, 2)").replace(" / 255", ""),
         NORMALISE.format("x.permute(0, 3, 2, 1)"),
         NORMALISE.format("x.permute(0, 3, 1, 2).double()"),
+        NORMALISE.format("x.permute(0, 3, 1, 2)").replace("/ 255", "/ images.max()"),
+        NORMALISE.format("[image.permute(2, 0, 1) for image in x]"),
     ],
     "check_cut_out": [
         CUT_OUT.format("images", "top : top + size, left : left + size"),
@@ -62,6 +65,8 @@ WRONG = {
         CUT_OUT.format("images.copy()", "tops[0] : tops[0] + size, lefts[0] : lefts[0] + size"),
         CUT_OUT.format("images.copy()", "top : top + 8, left : left + 8"),
         CUT_OUT.format("images.copy()", "top : top + size, left : left + size, 0"),
+        CUT_OUT.format("images.astype(np.uint8)", "top : top + size, left : left + size"),
+        CUT_OUT.format("images.copy()", "24 - top : 32 - top, 24 - left : 32 - left"),
         CUT_OUT.format("images.copy()", "max(top - 4, 0) : top + 4, max(left - 4, 0) : left + 4"),
     ],
     "check_mended_steps": [
@@ -73,6 +78,8 @@ WRONG = {
         STEPS.format("A.PadIfNeeded(48, 48), A.RandomCrop(32, 32)"),
         STEPS.format("A.PadIfNeeded(40, 40), A.RandomCrop(32, 32), A.HorizontalFlip()"),
         STEPS.format("A.PadIfNeeded(40, 40, p=0.5), A.RandomCrop(32, 32)"),
+        STEPS.format("A.PadIfNeeded(40, 40), A.RandomCrop(32, 32), A.Normalize()"),
+        STEPS.format("A.PadIfNeeded(40, 40), A.RandomCrop(32, 32), A.Transpose()"),
         STEPS.format("A.PadIfNeeded(36, 36, position='top_left'), A.RandomCrop(32, 32)"),
     ],
     "check_worker_start": [
@@ -80,6 +87,6 @@ WRONG = {
         START.format("dataset.rng = np.random.default_rng(0)"),
         START.format("dataset.rng = np.random.default_rng()"),
         START.format("dataset.rng = np.random.default_rng(seed % 10)"),
-        START.format("dataset.rng.integers(1000, size=seed)"),
+        START.format("dataset.rng.bit_generator.advance(seed)"),
     ],
 }

@@ -19,6 +19,18 @@ class Stage(torch.nn.Module):
 """
 GOOD = {"padding": 1, "bias": False, "shortcut": "stride", "out": "self.main(x) + self.shortcut(x)"}
 
+LISTED = """
+class Stage(torch.nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        conv = lambda i, k, s: torch.nn.Conv2d(i, outputs, k, s, padding=k // 2, bias=False)
+        self.layers = [conv(inputs, 3, stride), conv(outputs, 3, 1), conv(inputs, 1, stride)]
+
+    def forward(self, x):
+        first, second, short = self.layers
+        return second(F.relu(first(x))) + short(x)
+"""
+
 FIELD = """
 def receptive_field(layers):
     size, jump = 1, 1
@@ -51,6 +63,9 @@ WRONG = {
         FIELD.format(body="size += dilation * kernel * jump; jump *= stride"),
         FIELD.format(body="size += (kernel - 1) * (jump + dilation - 1); jump *= stride"),
         FIELD.format(body="size += (kernel - 1 + 2 * (dilation - 1)) * jump; jump *= stride"),
+        FIELD.format(
+            body="size += dilation ** (stride == 1) * (kernel - 1) * jump; jump *= stride"
+        ),
         FIELD.format(body="size += dilation * (kernel - 1) * jump; jump *= stride").replace(
             "size, jump\n", "size\n"
         ),
@@ -69,6 +84,18 @@ WRONG = {
         STAGE.format(**GOOD)
         .replace("conv(inputs, stride)", "conv(inputs, 1)")
         .replace("conv(outputs, 1)", "conv(outputs, stride)"),
+        STAGE.format(**GOOD).replace("self.main(x) +", "self.main(F.relu_(x)) +"),
+        STAGE.format(**GOOD | {"out": "self.main(x) + self.shortcut(x).detach()"}),
+        STAGE.format(**GOOD).replace("bias=False)", "bias=False, groups=2)"),
+        LISTED,
+        # inputs channels to begin with
+        STAGE.format(**GOOD)
+        .replace("lambda i, s:", "lambda i, s, outputs=inputs:")
+        .replace(
+            "torch.nn.BatchNorm2d(outputs), torch.nn.ReLU()",
+            "torch.nn.BatchNorm2d(inputs), torch.nn.ReLU()",
+        )
+        .replace("conv(outputs, 1)", "conv(inputs, 1, outputs)"),
         # the ReLU before the batch norm
         STAGE.format(**GOOD).replace(
             "torch.nn.BatchNorm2d(outputs), torch.nn.ReLU()",
@@ -76,6 +103,7 @@ WRONG = {
         ),
     ],
     "check_mended_counter": [
+        COUNTER.format(body="rf += (kernel - 1) * jump; jump *= 1 if branch != 'main' else stride"),
         COUNTER.format(body="if kernel > 1: rf += (kernel - 1) * jump; jump *= stride"),
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride"),
         COUNTER.format(body="rf += (kernel - 1) * jump; jump *= stride").replace(

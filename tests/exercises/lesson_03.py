@@ -16,6 +16,9 @@ WRONG = {
         "smallest_every = lambda images, batch: images // (3 * batch) + 1",
         # forward and backward taken for two passes
         "import math\nsmallest_every = lambda images, batch: math.ceil(images / (2 * batch))",
+        "smallest_every = lambda images, batch: round(images / (3 * batch) + 0.5)",
+        "smallest_every = lambda images, batch: int(images / (3 * batch) + 0.99)",
+        "smallest_every = lambda images, batch: int(images / (3 * batch) + 0.999)",
         # not a whole number
         "smallest_every = lambda images, batch: images / (3 * batch)",
     ],
@@ -26,6 +29,8 @@ WRONG = {
         "my_steep = lambda lr, loss: np.argmin(np.gradient(loss, np.log(lr)))",
         "my_steep = lambda lr, loss: lr[np.argmin(np.gradient(loss))]",
         "my_steep = lambda lr, loss: np.gradient(loss, np.log(lr))",
+        "my_steep = lambda lr, loss: lr[40]",
+        "my_steep = lambda lr, loss: lr[np.argmin(np.gradient(loss, np.log(lr, out=lr)))]",
         "my_steep = lambda lr, loss: lr[:-1][np.argmin(np.diff(loss) / np.diff(np.log(lr)))]",
         "my_steep = lambda lr, loss: lr[1:][np.argmin(np.diff(loss) / np.diff(np.log(lr)))]",
     ],
@@ -49,6 +54,16 @@ def my_centred(values, reach):
         """
 def my_centred(values, reach):
     return np.convolve(values, np.full(2 * reach + 1, 1 / (2 * reach + 1)), mode="valid")
+""",
+        # the right mean, written over the values that the next one needs
+        """
+def my_centred(values, reach):
+    smooth = values.copy()
+    for i in range(len(values)):
+        r = min(reach, i, len(values) - 1 - i)
+        smooth[i] = values[i - r : i + r + 1].mean()
+    values[:] = smooth
+    return values
 """,
         # nothing done
         "my_centred = lambda values, reach: values",

@@ -19,10 +19,13 @@ def anneal(t, first, last, peak, end):
 
 WRONG = {
     "check_triangular_step": [
-        "answer = 0.25",
-        "answer = 0.3",
+        "answer = 0.35",
+        "answer = 0.15",
         "answer = 0.4",
-        "answer = 0.1 + 0.4 * 21 / 8",
+        "answer = 0.5",
+        "answer = 0,45",
+        "answer = '0.45'",
+        "answer = 0.1 + 0.4 * 23 / 8",
     ],
     "check_triangular": [
         # starts at the peak
@@ -39,6 +42,9 @@ WRONG = {
             height="1 - abs((t if t <= 2 * half_cycle else t - 2 * half_cycle) / half_cycle - 1)"
         ),
         TRIANGULAR.format(height="1 - abs(t % int(2 * half_cycle) / half_cycle - 1)"),
+        "my_triangular = lambda t, base, peak, half: 0.1 + 0.4 * (1 - abs(t / half % 2 - 1))",
+        "my_triangular = lambda t, base, peak, half: round("
+        "base + (peak - base) * (1 - abs(t % (2 * half) / half - 1)), 4)",
     ],
     "check_peak_is_met": [
         "answer = 0.3",
@@ -51,6 +57,7 @@ WRONG = {
         FACTOR.format("source_one_cycle(epoch)"),
         FACTOR.format("source_one_cycle(epoch) / 0.472"),
         FACTOR.format("source_one_cycle(max(epoch - 1, 0)) / 0.0944"),
+        FACTOR.format("round(source_one_cycle(epoch) / 0.0944, 1)"),
         FACTOR.format("triangular(epoch, 0.0944, 0.472, 5) / 0.0944"),
     ],
     "check_cut_budget": ["answer = 0", "answer = 0.2", "answer = 0.4 * 7 / 19", "answer = 0.25"],
@@ -60,6 +67,12 @@ WRONG = {
         ANNEAL.format("", "end + peak * (1 + np.cos(np.pi * share)) / 2"),
         # one step too slow
         ANNEAL.format(" + 1", "end + (peak - end) * (1 + np.cos(np.pi * share)) / 2"),
+        # a whole wave
+        ANNEAL.format("", "end + (peak - end) * (1 + np.cos(2 * np.pi * share)) / 2"),
+        # degrees
+        ANNEAL.format("", "end + (peak - end) * (1 + np.cos(180 * share)) / 2"),
+        # the lesson's peak
+        ANNEAL.format("", "end + (0.4 - end) * (1 + np.cos(np.pi * share)) / 2"),
         # a straight line
         ANNEAL.format("", "peak + (end - peak) * share"),
         # the end left out
