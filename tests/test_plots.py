@@ -243,6 +243,31 @@ def test_text_is_large_enough(picture):
             assert text.get_fontsize() >= SMALLEST, text
 
 
+def test_nothing_is_cut_off(picture):
+    box = picture.figure.get_tightbbox()
+    wide, high = picture.figure.get_size_inches()
+    assert box.x0 > -0.02 and box.y0 > -0.02 and box.x1 < wide + 0.02 and box.y1 < high + 0.02
+
+
+def test_ticks_that_change_with_the_size_are_not_cut_off():
+    shifts, hidden = np.full((9, 9), 0.0178), np.full((32, 32), 0.07)
+    names = ("albumentations", "batched")
+    maps = [dict.fromkeys(names, values) for values in (shifts, hidden)]
+    pair = plots.two_pipelines(*maps, "Two pipelines, one distribution")
+    pair.png(dpi=50)
+    test_nothing_is_cut_off(pair)
+
+
+def test_a_legend_leaves_the_curves_visible():
+    runs = {"one": {n: np.full(8, 0.5) for n in "ab"}, "two": {n: np.full(8, 0.9) for n in "ab"}}
+    picture = plots.accuracy_curves(runs, "Runs")
+    picture.png(dpi=50)
+    for ax in picture.figure.axes:
+        line, box = ax.lines[0], ax.get_legend().get_window_extent()
+        points = ax.transData.transform(line.get_xydata())
+        assert not any(box.contains(*point) for point in points)
+
+
 def test_a_figure_has_a_title_and_is_described(picture):
     assert len(picture.alt.split()) >= 5 or picture.alt.startswith("Alt.")
     titles = [ax.get_title() for ax in picture.figure.axes]

@@ -37,7 +37,7 @@ def accuracy_curves(runs: dict[str, Named], title: str, guess: Guess = False) ->
     told = note_guess(np.ravel(axes)[0], guess)
     for ax in np.ravel(axes):
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(title="at the end", fontsize=11, title_fontsize=11, loc="lower right")
+            ax.legend(title="at the end", fontsize=11, title_fontsize=11)
     return Picture(figure, f"{title}, against epochs. {'; '.join(ends)}.{told}")
 
 
