@@ -35,7 +35,8 @@ class RangeTest:
 
         of: "loss" or "accuracy". Smoothed by a straight line fitted around each step, in a centred
         window `smooth` (0..1) of the sweep wide, over log lr (mode "exp") or lr ("linear"). It has
-        no lag: without noise the steepest step stays the steepest.
+        no lag: without noise the steepest step of a symmetric fall stays the steepest; that of a
+        skewed one moves by some hundredths of a decade.
         """
         if not 0 <= smooth < 1:
             raise ValueError(f"smooth = {smooth}: expected a share of the sweep, 0 (none) to 1")
@@ -63,8 +64,8 @@ class RangeTest:
         """One LR by one rule; ValueError where the curve does not hold what the rule looks for.
 
         steep: where the loss falls fastest. minimum: a tenth of the LR of the lowest loss. valley:
-        halfway down the longest fall. slide: from the right, the left one of the first two places,
-        0.15 of the sweep apart, with the same slope.
+        halfway down the longest fall. slide: coming from the right, the last place before
+        two slopes 0.15 of the sweep apart agree.
         accuracy: where the accuracy rises fastest, the 2020 system's choice.
         """
         if rule not in RULES:

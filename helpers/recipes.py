@@ -143,8 +143,9 @@ COURSE = replace(
     nesterov=True,  # Page
     weight_decay=5e-4,  # Page
     label_smoothing=0.2,  # Page's later runs, Jordan
-    # Page and Jordan: 64, on logits scaled by about 1/8. Here they are not scaled, so gradients are
-    # 8 times theirs; 64 was tried on this net and diverges. Decay / 8 keeps LR x decay as it is.
+    # Page: 64 on logits / 16, Jordan: 64 on logits / 9, both with BN scales that are not trained.
+    # Here nothing is scaled, so gradients are some ten times theirs; 64 was tried on this net and
+    # diverges. Decay / 8 keeps LR x decay as it is.
     bias_lr=8.0,
     ema=0.99,  # Page averages every 5 steps with 0.99^5: about the last 100 steps, one epoch
     flip="alternating",  # Jordan: two successive epochs show each image both ways round
@@ -160,7 +161,7 @@ SPEEDRUN = replace(
     epochs=12,  # Jordan: 8, but he also averages over shifted test images; half of COURSE
     batch_size=2000,
     peak=1.66,  # with Muon this is left to the last layer
-    knots=((0, 1), (12, 0)),  # steps of fixed length need no warm-up
+    knots=((0, 1), (12, 0)),  # no warm-up there, perhaps because steps have a fixed length
     momentum=0.85,  # a shorter memory for a shorter run; Muon's own is 0.6
     weight_decay=2.4e-3,
     bias_lr=64.0,  # here logits are scaled, so this does not diverge
