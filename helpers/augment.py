@@ -6,7 +6,6 @@ Both end in normalised floats, (3,32,32) and (B,3,32,32): (value / 255 - mean) /
 """
 
 import copy
-import math
 import multiprocessing
 import operator
 import os
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from helpers.data import SIZE, ImageSet
+from helpers.data import SIZE, ImageSet, check_statistics
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
 import albumentations as A  # noqa: E402
@@ -258,11 +257,7 @@ def _mirror(i: torch.Tensor) -> torch.Tensor:
 
 
 def _check_ranges(mean, std, pad: int, cutout: int, flip: float) -> None:
-    if not (len(mean) == len(std) == 3 and all(0 < s < math.inf for s in std)):
-        raise ValueError(
-            f"mean {tuple(mean)}, std {tuple(std)}: expected three numbers each, for red, green "
-            "and blue, and std above 0, to divide by"
-        )
+    check_statistics(mean, std)
     whole = isinstance(pad, Integral) and isinstance(cutout, Integral)
     chance = not isinstance(flip, str) and 0 <= flip <= 1
     if not (whole and 0 <= pad < SIZE and 0 <= cutout <= SIZE and chance):

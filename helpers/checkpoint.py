@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+NEWEST, PREVIOUS, FINAL = "checkpoint.pt", "checkpoint.previous.pt", "model.pt"
 PARTS = ("model", "final", "optimizer", "scaler")  # of a `training.Run`; each has a state_dict
 
 
@@ -49,9 +49,9 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
             print(f"{folder.name} has no checkpoint yet: the run begins with its first epoch")
         if run.rank == 0:
             if not resume and any((folder / name).exists() for name in (NEWEST, PREVIOUS)):
-                print(f"{folder} held a checkpoint, which is replaced: this run does not resume it")
+                print(f"{folder} held another run, which is replaced: this one does not resume it")
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (NEWEST, PREVIOUS):
+            for name in (NEWEST, PREVIOUS, FINAL):
                 (folder / name).unlink(missing_ok=True)  # none of another run may be taken for ours
             save(folder, state(run, settings))
         return

@@ -5,6 +5,7 @@ stays locked until `Data.unlock_test()`.
 """
 
 import hashlib
+import operator
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +29,16 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     of a channel that is the same everywhere counts as 1, so that one can divide by it."""
     mean, std = cv2.meanStdDev(images.reshape(len(images), -1, 3))  # without a float copy of all
     return tuple((mean.ravel() / 255).tolist()), tuple(s / 255 or 1.0 for s in std.ravel().tolist())
+
+
+def check_statistics(mean, std) -> None:
+    """ValueError for what cannot be the mean and standard deviation of channels, in 0..1."""
+    three = len(mean) == len(std) == 3
+    if not (three and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
+        raise ValueError(
+            f"mean {tuple(mean)}, std {tuple(std)}: expected three numbers each, for red, green "
+            "and blue, of values in 0..1: mean 0 to 1, std above 0 up to 1, to divide by"
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -64,6 +75,7 @@ class ImageSet:
             mean, std = channel_statistics(self.images)
             self.mean = mean if self.mean is None else self.mean
             self.std = std if self.std is None else self.std
+        check_statistics(self.mean, self.std)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -141,6 +153,7 @@ def load(
     many. `seed` determines the shapes; the choice of images is the same whatever the seed.
     Raises ValueError (sizes that do not fit), folder.FolderError and download.DownloadError.
     """
+    seed = operator.index(seed)
     root = Path(os.path.expanduser(root or os.environ.get("COURSE_DATA_ROOT") or DATA_ROOT))
     if source == "auto":
         try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from helpers.augment import Batches
 from helpers.data import ImageSet
 from helpers.folder import read_picture
+from helpers.randomness import random_state_kept
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,11 @@ class Predictions:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; on leaving, each module gets its own mode and torch its random
-    state back."""
+    """The model in eval mode; on leaving, each module gets its own mode, and torch, numpy and
+    random their states back."""
     modes = [(module, module.training) for module in model.modules()]
-    device = device_of(model)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with random_state_kept():
             yield model.eval()
     finally:
         for module, training in modes:
@@ -102,7 +102,7 @@ def predict(
     data: an ImageSet, which is normalised with its own mean and std and cut into `batch_size`,
     or batches (x (B, 3, H, W) float, y (B,) int), taken as they are.
     tta: test-time augmentation, which averages the logits of image and mirror image.
-    The model, its mode and torch's random state are left as found, also after an error.
+    The model, its mode and all random states are left as found, also after an error.
     """
     device = device_of(model)
     if isinstance(data, ImageSet):
@@ -129,6 +129,9 @@ def confusion(true, predicted, classes: Sequence[str] | None = None) -> np.ndarr
     """
     if not len(true):
         raise ValueError("no labels to count")
+    shapes = tuple(np.shape(true)), tuple(np.shape(predicted))
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+        raise ValueError(f"expected true and predicted classes (N,), got {shapes[0]}, {shapes[1]}")
     both = np.stack([true, predicted]).astype(np.int64, casting="same_kind")  # refuses floats
     low, high = both.min(), both.max()
     count = high + 1 if classes is None else len(classes)
@@ -146,8 +149,10 @@ def per_class_accuracy(true, predicted, classes: Sequence[str] | None = None) ->
 
 def misclassified(predictions: Predictions, of_class: int | None = None) -> Tensor:
     """Indices (M,) of the errors, the most confident first; `of_class`: only of this true class."""
-    wrong = ~predictions.correct
+    wrong, classes = ~predictions.correct, predictions.logits.shape[1]
     if of_class is not None:
+        if isinstance(of_class, (str, bool)) or of_class not in range(classes):
+            raise ValueError(f"of_class {of_class!r}: expected a number, 0 to {classes - 1}")
         wrong &= predictions.labels == of_class
     errors = wrong.nonzero().flatten()
     return errors[predictions.confidence[errors].argsort(descending=True, stable=True)]
@@ -177,6 +182,8 @@ def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
     """Does 80 % sure mean 80 % right? Bins (low, high] of equal width (Guo et al. 2017)."""
     if bins < 1:
         raise ValueError(f"bins={bins}: expected 1 or more")
+    if broken := int(predictions.confidence.isnan().sum()):
+        raise ValueError(f"{broken} predictions are not a number: they are neither sure nor unsure")
     inner_edges = torch.linspace(0, 1, bins + 1)[1:-1]
     index = torch.bucketize(predictions.confidence, inner_edges)
     counts, sure, right = (
@@ -196,10 +203,11 @@ CORRUPTIONS = {  # severities 1 to 5, those of CIFAR-10-C (Hendrycks and Dietter
 
 def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.ndarray:
     """Corrupted copies of images (N, H, W, 3) uint8; severity 0 (unchanged) to 5."""
-    if kind not in CORRUPTIONS or severity not in range(6) or images.dtype != np.uint8:
+    pictures = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    if kind not in CORRUPTIONS or severity not in range(6) or not pictures:
         raise ValueError(
-            f"expected uint8 images, a kind of {tuple(CORRUPTIONS)} and a severity 0 to 5,"
-            f" got {images.dtype}, {kind!r}, {severity!r}"
+            f"expected uint8 images (N, H, W, 3), a kind of {tuple(CORRUPTIONS)} and a severity 0"
+            f" to 5, got {images.dtype} {images.shape}, {kind!r}, {severity!r}"
         )
     if severity == 0:
         return images.copy()
@@ -218,12 +226,18 @@ def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.n
 def prepare_photo(photo: str | Path, size: int = 32) -> np.ndarray:
     """The picture in a file as (size, size, 3) uint8, prepared like a folder's: upright, on white,
     its centred square resized. Raises `folder.FolderError` where it cannot be read."""
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size {size!r}: expected a whole number of pixels, 1 or more")
     return read_picture(Path(photo), size, Counter())
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Cosine similarity and index, (Q, k) each, of the k rows of `bank` (N, D) closest to each
     of `queries` (Q, D)."""
+    fits = queries.ndim == bank.ndim == 2 and queries.shape[1] == bank.shape[1]
+    if not fits or k not in range(1, len(bank) + 1):
+        shapes = f"{tuple(queries.shape)} and {tuple(bank.shape)}, k = {k}"
+        raise ValueError(f"{shapes}: expected (Q, D) and (N, D), and k from 1 to N")
     q, b = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
     found = [(part @ b.T).topk(k, dim=1) for part in q.split(1000)]  # the whole would be (Q, N)
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])

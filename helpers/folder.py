@@ -48,6 +48,8 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
             pictures = [(file, label) for file in _entries(entry, top)]
             if inner := next((file for file, _ in pictures if file.is_dir()), None):
                 raise FolderError(f"{inner} is a folder in a class: {LAYOUT}, pictures only")
+            if odd := next((file for file, _ in pictures if not file.is_file()), None):
+                raise FolderError(f"{odd} is no file that could hold a picture: remove it")
             if not pictures:
                 raise FolderError(f"{entry} is empty: every class needs pictures in both parts")
             files[part] += pictures

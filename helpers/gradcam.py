@@ -116,8 +116,9 @@ def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[
 
 
 def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:
-    if logits.ndim != 2:
-        raise ValueError(f"expected logits (B, C) from the model, got {tuple(logits.shape)}")
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"expected logits (B, C) from the model, got {got}")
     count, classes = logits.shape
     given = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device)
     whole = not given.is_floating_point() and given.dtype != torch.bool
@@ -132,6 +133,10 @@ def _target(target: int | Tensor | None, logits: Tensor) -> Tensor:
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation (B,) of the maps a and b (B, h, w), image by image, ties sharing
     their mean rank; NaN where a map is flat."""
+    if a.ndim != 3 or a.shape != b.shape:
+        raise ValueError(
+            f"expected maps (B, h, w), two times as many, got {tuple(a.shape)}, {tuple(b.shape)}"
+        )
     ranks = (rankdata(maps.detach().flatten(1).cpu().double(), axis=1) for maps in (a, b))
     u, v = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
     return ((u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))).float().to(a.device)
@@ -169,12 +174,12 @@ def deletion_curve(
     model: nn.Module,
     x: Tensor,
     maps: Tensor,
-    target: Tensor,
+    target: int | Tensor,
     shares: Sequence[float],
 ) -> Tensor:
-    """Logits (S, B) of `target` (B,) with each share (0..1) of the pixels hidden, the highest of
-    `maps` (B, H, W) first (Petsiuk et al. 2018). A map that points at the evidence makes the logit
-    fall faster than the same map shifted, or a random one.
+    """Logits (S, B) of `target`, one class or (B,), with each share (0..1) of the pixels hidden,
+    the highest of `maps` (B, H, W) first (Petsiuk et al. 2018). A map that points at the evidence
+    makes the logit fall faster than the same map shifted, or a random one.
 
     Hidden pixels are 0, the data's mean colour; equal values go in a random order."""
     if maps.shape != (len(x), *x.shape[2:]) or not all(0 <= share <= 1 for share in shares):
@@ -182,6 +187,7 @@ def deletion_curve(
             f"expected maps {(len(x), *x.shape[2:])}, as large as the images, and shares 0..1, got"
             f" {tuple(maps.shape)} and {list(shares)}"
         )
+    target = torch.as_tensor(target).expand(len(x))
     generator = torch.Generator().manual_seed(0)
     tie = torch.rand(maps[0].numel(), generator=generator).argsort().to(maps.device)
     order = tie[maps.flatten(1)[:, tie].argsort(dim=1, descending=True, stable=True)]
@@ -194,5 +200,10 @@ def deletion_curve(
 def share_inside(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """How much of each map (B, H, W), not normalised, lies inside the object's mask (B, H, W)
     bool, and how much would by chance: two (B,), 0..1; NaN for an empty map."""
+    if masks.dtype != torch.bool or masks.shape != maps.shape or maps.ndim != 3 or (maps < 0).any():
+        got = f"{tuple(maps.shape)} and {masks.dtype} {tuple(masks.shape)}"
+        raise ValueError(
+            f"expected maps (B, H, W) of 0 and more, and bool masks as large, got {got}"
+        )
     masks = masks.to(maps)
     return (maps * masks).sum((1, 2)) / maps.sum((1, 2)), masks.mean((1, 2))

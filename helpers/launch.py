@@ -50,6 +50,8 @@ def train(args: argparse.Namespace) -> int:
                 print(*filter(None, said), sep="\n")
             torch.manual_seed(args.seed)
             model = new_net(recipe, data, args.width).to(device)
+            if rank == 0 and not args.resume:  # `fit` deletes the rest of an earlier run
+                (args.out / "results.json").unlink(missing_ok=True)
             history = fit(
                 model, data.train, data.val, recipe=recipe, epochs=args.epochs, seed=args.seed,
                 out=args.out, resume=args.resume,

@@ -171,13 +171,14 @@ def lr_range_test(
     Works on copies, of the data too, and restores the RNG, whatever happens; refuses with
     ValueError what cannot be copied or restored.
     """
-    seeds = tuple(map(operator.index, seeds))
+    seeds = tuple(map(operator.index, np.ravel(seeds).tolist()))
+    every = operator.index(every)
     if not 0 < start_lr < end_lr < math.inf or mode not in ("exp", "linear"):
         raise ValueError(
             f"start_lr = {start_lr}, end_lr = {end_lr}, mode = {mode!r}: expected "
             "0 < start_lr < end_lr and mode 'exp' or 'linear'"
         )
-    if steps < 2 or every < 1 or diverge <= 1 or not seeds or min(seeds) < 0:
+    if steps < 2 or every < 1 or not diverge > 1 or not seeds or min(seeds) < 0:
         raise ValueError(
             f"steps = {steps}, every = {every}, diverge = {diverge}, seeds = {seeds}: expected "
             "2 steps or more, every from 1, diverge above 1, and a seed from 0 on, or several"

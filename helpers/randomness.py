@@ -4,11 +4,14 @@ can be done."""
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType, ModuleType
 
 import numpy as np
 import torch
 
-from helpers.augment import AugmentedImages, seed_transform
+from helpers.augment import A, seed_transform
+
+OPAQUE = (str, bytes, int, float, np.ndarray, torch.Tensor, type, FunctionType, ModuleType)
 
 
 @contextmanager
@@ -46,18 +49,40 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
             owner.set_epoch(epoch)
         for item in getattr(owner, "__dict__", {}).values():
             restart(item, mixed)
-    if isinstance(images, AugmentedImages):
-        seed_transform(images.transform, mixed)
+    restart_within(getattr(batches, "dataset", None), mixed)
 
 
-def restart(item, seed: int) -> None:
-    """Begin `item` at `seed` if it is a random generator of torch, numpy or random."""
+def restart(item, seed: int) -> bool:
+    """Begin `item` at `seed` if it is random: a generator of torch, numpy or random, or a Compose
+    of albumentations. Whether it is."""
     if isinstance(item, torch.Generator):
         item.manual_seed(seed)
     elif isinstance(item, np.random.Generator):
         item.bit_generator.state = type(item.bit_generator)(seed).state
     elif isinstance(item, (random.Random, np.random.RandomState)):
         item.seed(seed)
+    elif isinstance(item, A.Compose):
+        seed_transform(item, seed)
+    else:
+        return False
+    return True
+
+
+def restart_within(root, seed: int) -> None:
+    """Begin all that is random in `root`, however deep in attributes, lists and dicts, one after
+    the other at `seed`, `seed` + 1, ..."""
+    seen, left = set(), [root]
+    while left:
+        item = left.pop()
+        if isinstance(item, OPAQUE) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if restart(item, seed % 2**32):
+            seed += 1
+        elif isinstance(item, (list, tuple, set)):
+            left += item
+        else:
+            left += (item if isinstance(item, dict) else getattr(item, "__dict__", {})).values()
 
 
 def check_repeatable(name: str, batches) -> None:

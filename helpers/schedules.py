@@ -114,6 +114,8 @@ def piecewise_linear(t: int, steps: Sequence[int], values: Sequence[float]) -> f
         raise ValueError(f"{len(steps)} steps, {len(values)} values: expected as many, 2 or more")
     if steps[0] != 0 or any(a % 1 for a in steps) or min(np.diff(steps)) <= 0:
         raise ValueError(f"steps = {steps}: expected whole numbers that rise from 0 to total - 1")
+    if not np.isfinite(values).all():
+        raise ValueError(f"values = {values}: expected finite numbers")
     return float(np.interp(_step(t, int(steps[-1]) + 1), steps, values))
 
 

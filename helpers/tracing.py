@@ -29,11 +29,11 @@ ARGUMENTS = {  # the names of positional arguments
 }
 # A normalisation's statistics are taken as constants.
 POINTWISE = set(
-    "abs add alpha_dropout batch_norm cat channel_shuffle clamp clone concat contiguous detach "
-    "div dropout dropout2d elu exp expand expand_as float gelu group_norm hardsigmoid hardswish "
-    "hardtanh instance_norm layer_norm leaky_relu local_response_norm log_softmax logsigmoid "
-    "maximum minimum mish mul neg normalize pow prelu relu relu6 rsub selu sigmoid silu softmax "
-    "softplus sqrt square sub tanh to where".split()
+    "abs add alpha_dropout batch_norm cat celu channel_shuffle clamp clone concat contiguous "
+    "detach div dropout dropout2d elu exp expand expand_as float gelu group_norm hardsigmoid "
+    "hardswish hardtanh instance_norm layer_norm leaky_relu local_response_norm log_softmax "
+    "logsigmoid maximum minimum mish mul neg normalize pow prelu reciprocal relu relu6 rsub selu "
+    "sigmoid silu softmax softplus sqrt square sub tanh to where".split()
 )
 ALONG = set("cat concat softmax log_softmax".split())  # pointwise but along this one axis
 REDUCE = set("amax amin max mean min norm std sum var".split())
@@ -134,8 +134,10 @@ def _rule(op: str, call: dict, again: Callable, inputs: list[Tensor], out: Tenso
         return spans if after == before else None
     if op in ("conv2d", "max_pool2d", "avg_pool2d"):
         sizes = window(op, call)
-        # Pools of 2 or 3 make a map smaller step by step; a wider one that leaves 1x1 is a head.
-        head = op != "conv2d" and prod(after) == 1 and max(sizes[0]) > 3
+        # A head: a mean over the whole map. A maximum over it is one too, unless of 2 or 3: such
+        # pools make a map smaller step by step, and the last step may leave 1x1.
+        whole = op != "conv2d" and sizes[0] == tuple(before)
+        head = whole and (op == "avg_pool2d" or max(sizes[0]) > 3)
         spans = tuple(map(Span.slide, spans, *sizes))
         return tuple(replace(s, pooled=True) for s in spans) if head else spans
     if op in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):

@@ -29,7 +29,7 @@ from helpers.evaluation import device_of, eval_mode, predict
 from helpers.muon import Muon
 from helpers.preparation import rank_and_processes, sum_over_processes
 from helpers.progress import print_line, progress_bar
-from helpers.randomness import check_repeatable, random_state_kept, seed_epoch
+from helpers.randomness import check_repeatable, seed_epoch
 from helpers.recipes import COURSE, Recipe
 from helpers.tracing import refuse_lazy, uncompiled
 
@@ -64,7 +64,7 @@ def fit(
     device: where to train, and where the model stays; default: where it is.
     out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and
         `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
-        epoch, on a CPU bit for bit; without, checkpoints of an earlier run in it are deleted. (Of
+        epoch, on a CPU bit for bit; without, both files of an earlier run in it are deleted. (Of
         batches only the number is compared: that they are of the same images is for you to see.)
     compile: torch.compile, on CUDA only; a net that is compiled already asks for it too.
     verbose: a line an epoch, and a progress bar for people.
@@ -82,14 +82,20 @@ def fit(
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
         torch.cuda.OutOfMemoryError: with a batch size that fits.
     """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe {recipe!r}: expected a Recipe, such as helpers.recipes.COURSE")
+    if out is not None and not str(out):
+        raise ValueError('out="" names no folder: "." is the one you are in')
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no weight that may be trained: requires_grad_(True) thaws")
     if resume and out is None:
         raise ValueError("resume=True needs out: the folder with the checkpoint to go on from")
     out = None if out is None else Path(out)
     device = device_of(model) if device is None else torch.device(device)
     epochs = operator.index(recipe.epochs if epochs is None else epochs)
     seed = operator.index(seed)
-    if seed < 0:
-        raise ValueError(f"seed {seed}: expected a whole number from 0 on")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed {seed}: expected a whole number from 0 on, below 2**63")
     batches = preparation.as_batches(train, recipe, device, seed)
     if not isinstance(val, ImageSet):
         check_repeatable("val", val)
@@ -106,7 +112,7 @@ def fit(
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     try:
-        with eval_mode(model), random_state_kept():
+        with eval_mode(model):
             layout = preparation.try_out(model, device, {"train": train, "val": val})
             run = Run(model, batches, recipe, epochs, device, compile, layout)
             if out is not None:
@@ -129,7 +135,7 @@ def fit(
                     if shown:
                         print_line(bar, run.history[-1])
         if out is not None and run.rank == 0:
-            checkpoint.write(out / "model.pt", run.final.state_dict())
+            checkpoint.write(out / checkpoint.FINAL, run.final.state_dict())
         model.load_state_dict(run.final.state_dict())
         model.zero_grad()
     except BaseException as error:
