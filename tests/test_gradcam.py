@@ -346,7 +346,7 @@ def test_what_is_no_map_and_no_mask_is_refused():
     maps, masks = torch.rand(2, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)
     for a, b in ((maps - 1, masks), (maps, 7 * masks), (maps, masks[:1]), (maps[0], masks[0])):
         with pytest.raises(ValueError, match="bool masks as large"):
-            share_inside(a, b)
+            gc.share_inside(a, b)
     for a, b in ((maps[0], maps[0]), (maps, maps[:1])):
         with pytest.raises(ValueError, match="expected maps"):
-            rank_correlation(a, b)
+            gc.rank_correlation(a, b)

@@ -783,7 +783,7 @@ class Drawing(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize(
-    "kind", ["sampler", "weighted", "batch sampler", "subset", "globals", "own"]
+    "kind", ["sampler", "weighted", "batch sampler", "subset", "nested", "globals", "own"]
 )
 def test_a_fresh_loader_resumes_to_the_same_bits(kind, tmp_path):
     utils = torch.utils.data
@@ -806,6 +806,9 @@ def test_a_fresh_loader_resumes_to_the_same_bits(kind, tmp_path):
                 pictures(), train_transform((0.5,) * 3, (0.2,) * 3), 32
             ).dataset
             return utils.DataLoader(utils.Subset(augmented, range(80)), 32)
+        if kind == "nested":
+            two = [{"inner": [Drawing(own=True)]}["inner"][0] for _ in range(2)]
+            return utils.DataLoader(utils.ConcatDataset(two), 32)
         return utils.DataLoader(Drawing(own=kind == "own"), 32)
 
     expected, model = net(), net()
