@@ -67,7 +67,7 @@ class Profile:
     def comparison(self, data: Data) -> ImageSet:
         """The training images of a comparison at equal budget: always the same ones."""
         count = min(self.compare_images or len(data.train), len(data.train))
-        return data.train.subset(np.arange(len(data.train))[:: len(data.train) // count][:count])
+        return data.train.subset(np.arange(count) * len(data.train) // count)
 
 
 PROFILES = {

@@ -71,7 +71,7 @@ def test_what_goes_wrong_in_a_training_is_told_without_a_traceback(tmp_path, cap
     assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["seconds"] == seconds
     assert "is replaced" not in capsys.readouterr().out
     assert launch.train(arguments(tmp_path)) == 0
-    assert "held a checkpoint, which is replaced" in capsys.readouterr().out
+    assert "held another run, which is replaced" in capsys.readouterr().out
     with pytest.raises(CourseError, match="belongs to another run: seed is 2 there and 3 here"):
         launch.train(arguments(tmp_path, seed=3, resume=True))
 

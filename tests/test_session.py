@@ -1,10 +1,14 @@
 """What a notebook opens with: the profile, the table, and which net a later lesson gets."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from helpers import results, session
+from helpers.data import ImageSet
 from helpers.models import DavidNet
 
 
@@ -17,6 +21,14 @@ def test_the_arguments_go_before_the_environment(monkeypatch, capsys):
     table = capsys.readouterr().out
     assert table.startswith("profile     smoke: width 8, 2 epochs, batch 128")
     assert f"torch {torch.__version__}".split("+")[0] in table
+
+
+def test_a_comparison_takes_images_from_everywhere():
+    """Pictures of a folder lie class by class: the last class must not be cut off."""
+    labels = np.arange(4).repeat(450)
+    images = ImageSet(np.zeros((1800, 32, 32, 3), np.uint8), labels, tuple("abcd"))
+    chosen = session.PROFILES["smoke"].comparison(SimpleNamespace(train=images))
+    assert len(chosen) == 1000 and (np.bincount(chosen.labels) == 250).all()
 
 
 @pytest.mark.parametrize("seed", ["-1", "x", "1.5", 2**32])
