@@ -48,11 +48,12 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
         if resume and run.rank == 0:
             print(f"{folder.name} has no checkpoint yet: the run begins with its first epoch")
         if run.rank == 0:
-            if not resume and any((folder / name).exists() for name in (NEWEST, PREVIOUS)):
+            old = [folder / name for name in (NEWEST, PREVIOUS, FINAL) if (folder / name).exists()]
+            if old and not resume:
                 print(f"{folder} held another run, which is replaced: this one does not resume it")
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (NEWEST, PREVIOUS, FINAL):
-                (folder / name).unlink(missing_ok=True)  # none of another run may be taken for ours
+            for path in old:  # none of another run may be taken for ours
+                path.unlink()
             save(folder, state(run, settings))
         return
     fused = [group["fused"] for group in run.optimizer.param_groups]  # as this device wants it

@@ -36,7 +36,7 @@ class RangeTest:
         of: "loss" or "accuracy". Smoothed by a straight line fitted around each step, in a centred
         window `smooth` (0..1) of the sweep wide, over log lr (mode "exp") or lr ("linear"). It has
         no lag: without noise the steepest step of a symmetric fall stays the steepest; that of a
-        skewed one moves by some hundredths of a decade.
+        skewed one moves a little, by less than a tenth of a decade in the usual window.
         """
         if not 0 <= smooth < 1:
             raise ValueError(f"smooth = {smooth}: expected a share of the sweep, 0 (none) to 1")
@@ -159,15 +159,15 @@ def lr_range_test(
     diverge: float = 5.0,
     val: Iterable | None = None,
     every: int = 1,
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
 ) -> RangeTest:
     """Train for `steps` steps while the LR grows from start_lr to end_lr; once for each seed.
 
     batches: a DataLoader or anything else that can be iterated again, of (x, y); starts over when
     it ends. val: likewise; its accuracy is taken in eval mode, after each `every`-th step.
     mode: "exp" or "linear" growth. All parameter groups get the same LR.
-    seeds: all that is random starts there: torch, numpy, random, and the generators in `batches`.
-    A seed ends where a loss is not finite or exceeds `diverge` times its lowest.
+    seeds: one or several; all that is random starts there: torch, numpy, random, and the generators
+    in `batches`. A seed ends where a loss is not finite or exceeds `diverge` times its lowest.
     Works on copies, of the data too, and restores the RNG, whatever happens; refuses with
     ValueError what cannot be copied or restored.
     """

@@ -11,6 +11,7 @@ import torch
 
 from helpers.augment import A, seed_transform
 
+# What can hold no generator, or is not of one data set only.
 OPAQUE = (str, bytes, int, float, np.ndarray, torch.Tensor, type, FunctionType, ModuleType)
 
 
@@ -36,20 +37,24 @@ def seed_all(seed: int) -> None:
 
 
 def seed_epoch(batches, seed: int, epoch: int) -> None:
-    """Begin each random stream of an epoch from seed and epoch, so that it can be done again."""
+    """Begin each random stream of an epoch from seed and epoch, so that it can be done again: the
+    global ones, and the generators in `batches`, however deep in attributes, lists and dicts."""
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
     seed_all(mixed)
-    images = getattr(batches, "dataset", None)
-    while hasattr(images, "dataset"):  # a Subset
-        images = images.dataset
-    whole = getattr(batches, "batch_sampler", None)
-    samplers = getattr(batches, "sampler", None), getattr(whole, "sampler", None)
-    for owner in (batches, *samplers, images):
-        if hasattr(owner, "set_epoch"):
-            owner.set_epoch(epoch)
-        for item in getattr(owner, "__dict__", {}).values():
-            restart(item, mixed)
-    restart_within(getattr(batches, "dataset", None), mixed)
+    seen, left = set(), [batches]
+    while left:
+        item = left.pop()
+        if isinstance(item, OPAQUE) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if hasattr(item, "set_epoch"):
+            item.set_epoch(epoch)
+        if restart(item, mixed % 2**32):
+            mixed += 1  # the next one draws other numbers
+        elif type(item) in (list, tuple, set):  # one of another type may read its items from a disk
+            left += item
+        else:
+            left += (item if isinstance(item, dict) else getattr(item, "__dict__", {})).values()
 
 
 def restart(item, seed: int) -> bool:
@@ -66,23 +71,6 @@ def restart(item, seed: int) -> bool:
     else:
         return False
     return True
-
-
-def restart_within(root, seed: int) -> None:
-    """Begin all that is random in `root`, however deep in attributes, lists and dicts, one after
-    the other at `seed`, `seed` + 1, ..."""
-    seen, left = set(), [root]
-    while left:
-        item = left.pop()
-        if isinstance(item, OPAQUE) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        if restart(item, seed % 2**32):
-            seed += 1
-        elif isinstance(item, (list, tuple, set)):
-            left += item
-        else:
-            left += (item if isinstance(item, dict) else getattr(item, "__dict__", {})).values()
 
 
 def check_repeatable(name: str, batches) -> None:

@@ -60,9 +60,6 @@ class Recipe:
         for name, value in vars(self).items():
             object.__setattr__(self, name, plain(value))
         whole = lambda number: isinstance(number, int) and number >= 1
-        chance = self.flip == "alternating" or (
-            not isinstance(self.flip, str) and 0 <= self.flip <= 1
-        )
         fits = {
             "epochs": ("a whole number, 1 or more", whole(self.epochs)),
             "batch_size": ("a whole number, 1 or more", whole(self.batch_size)),
@@ -73,16 +70,13 @@ class Recipe:
             ),
             "momentum": ("0 or more, below 1", 0 <= self.momentum < 1),
             "nesterov": (
-                "True or False, False without momentum",
-                self.nesterov in (self.momentum > 0, False),
+                "True or False, and False without momentum",
+                isinstance(self.nesterov, bool) and (self.momentum > 0 or not self.nesterov),
             ),
             "weight_decay": ("a finite number, 0 or more", 0 <= self.weight_decay < inf),
             "label_smoothing": ("0 to 1", 0 <= self.label_smoothing <= 1),
             "bias_lr": ("above 0 (requires_grad_(False) freezes biases)", 0 < self.bias_lr < inf),
             "muon": ("None, or above 0", self.muon is None or 0 < self.muon < inf),
-            "flip": ('a probability, 0 to 1, or "alternating"', chance),
-            "pad": ("whole pixels, 0 to 31", self.pad in range(32)),
-            "cutout": ("whole pixels, 0 to 32", self.cutout in range(33)),
             "drop_last": ("True or False", isinstance(self.drop_last, bool)),
             "dirac_init": ("True or False", isinstance(self.dirac_init, bool)),
             "ema": ("None, or between 0 and 1", self.ema is None or 0 < self.ema < 1),

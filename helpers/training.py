@@ -64,7 +64,7 @@ def fit(
     device: where to train, and where the model stays; default: where it is.
     out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and
         `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
-        epoch, on a CPU bit for bit; without, both files of an earlier run in it are deleted. (Of
+        epoch, on a CPU bit for bit; without, these files of an earlier run are deleted. (Of
         batches only the number is compared: that they are of the same images is for you to see.)
     compile: torch.compile, on CUDA only; a net that is compiled already asks for it too.
     verbose: a line an epoch, and a progress bar for people.

@@ -1,6 +1,7 @@
 """One ImageSet from three sources: the split, the lock, the folder's conversions and errors."""
 
 import hashlib
+import math
 import os
 import pickle
 import shutil
@@ -402,6 +403,11 @@ def broken(name, link):
                 picture(top / "train" / "stray.png")
             case "no picture":
                 (cat / "05.png").write_text("these are notes")
+            case "pipe":
+                if not hasattr(os, "mkfifo"):
+                    pytest.skip("Windows has no named pipes in folders")
+                (cat / "05.png").unlink()
+                os.mkfifo(cat / "05.png")
             case "truncated":
                 noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
                 Image.fromarray(noise).save(cat / "05.png")
@@ -442,6 +448,7 @@ def broken(name, link):
         ("truncated", "05.png cannot be read as a picture .*truncated"),
         ("folder in a class", "more is a folder in a class: expected .*, pictures only"),
         ("no text", r"'caf\\udce9' in .*train is no text: rename it"),
+        ("pipe", "05.png is no file that could hold a picture"),
         ("16 bits", "05.png cannot be read .*expected 8 bits"),
         ("huge", "05.png cannot be read .*decompression bomb"),
         ("link outside", "link.png is a link that leads outside"),
@@ -488,3 +495,18 @@ def test_an_altered_cifar10_file_is_never_unpickled(tmp_path, monkeypatch):
     with pytest.raises(download.DownloadError):
         load("cifar10", tmp_path)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "mean, std",
+    [((125, 123, 114), (63, 62, 67)), ((0.5,) * 3, (0.0,) * 3), ((math.nan,) * 3, (0.2,) * 3),
+     ((0.5,), (0.2,))],
+)  # fmt: skip
+def test_statistics_that_cannot_be_are_refused(mean, std):
+    with pytest.raises(ValueError, match="expected three numbers each, for red, green"):
+        ImageSet(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2), ("a", "b"), None, mean, std)
+
+
+def test_a_seed_of_the_shapes_is_a_whole_number():
+    with pytest.raises(TypeError, match="integer"):
+        load("shapes", seed=1.5, limit=10)

@@ -315,6 +315,7 @@ def test_deletion_hides_the_highest_pixels_first():
     assert found[:, 0].tolist() == [768, 384, 0, 0]
     assert found[:, 1].tolist() == [768, 768, 768, 0]
     assert gc.deletion_curve(Corner(), x, maps, 1 - target, [0.5]).tolist() == [[0, 0]]
+    assert torch.equal(gc.deletion_curve(Corner(), x, maps, 1, shares), found)  # one for all
 
 
 def test_deletion_refuses_shares_and_maps_that_do_not_fit():
@@ -347,6 +348,9 @@ def test_what_is_no_map_and_no_mask_is_refused():
     for a, b in ((maps - 1, masks), (maps, 7 * masks), (maps, masks[:1]), (maps[0], masks[0])):
         with pytest.raises(ValueError, match="bool masks as large"):
             gc.share_inside(a, b)
+    pair = lambda x: (x.mean((2, 3)), x)  # a model that returns two things
+    with pytest.raises(ValueError, match="expected logits .B, C. from the model, got tuple"):
+        gc._target(None, pair(torch.rand(1, 3, 4, 4)))
     for a, b in ((maps[0], maps[0]), (maps, maps[:1])):
         with pytest.raises(ValueError, match="expected maps"):
             gc.rank_correlation(a, b)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from test_training import same
 
 from helpers import __main__ as cli
-from helpers import checkpoint, download, environment, launch, measure, results
+from helpers import checkpoint, download, environment, launch, measure, results, training
 from helpers.augment import normalise
 from helpers.data import load
 from helpers.environment import ROOT, CourseError
@@ -74,6 +74,19 @@ def test_what_goes_wrong_in_a_training_is_told_without_a_traceback(tmp_path, cap
     assert "held another run, which is replaced" in capsys.readouterr().out
     with pytest.raises(CourseError, match="belongs to another run: seed is 2 there and 3 here"):
         launch.train(arguments(tmp_path, seed=3, resume=True))
+
+
+def test_an_interrupted_run_leaves_nothing_of_an_older_one_beside_it(tmp_path, monkeypatch):
+    assert launch.train(arguments(tmp_path)) == 0
+    assert {"model.pt", "results.json"} < {path.name for path in tmp_path.iterdir()}
+
+    def interrupt(run, epoch, bar):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Run, "train_epoch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launch.train(arguments(tmp_path, seed=3))
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
 
 
 @pytest.mark.parametrize(

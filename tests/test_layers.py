@@ -594,3 +594,18 @@ def test_what_lesson_02_says_of_the_cores_of_stage3():
         columns = gradient.abs().sum((0, 1, 2)).nonzero().flatten()
         seen.append((columns.min().item(), columns.max().item()))
     assert seen == [(0, 5), (5, 13), (13, 21), (21, 29)]
+
+
+@pytest.mark.parametrize(
+    "pool, size, expected",
+    [
+        (nn.AvgPool2d(3), 28, 22),  # the mean over the whole 3x3 map, written in two ways
+        (nn.AdaptiveAvgPool2d(1), 28, 22),
+        (nn.MaxPool2d(3), 28, 38),  # one more step down
+        (nn.AvgPool2d(4), 56, 46),  # leaves 1x1 of 7x7, but does not see all of it
+    ],
+)
+def test_a_head_is_a_pool_over_the_whole_map(pool, size, expected):
+    stages = [nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.MaxPool2d(2)) for _ in range(3)]
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), *stages, nn.CELU(), pool, nn.Flatten())
+    assert layer_table(net, (1, size, size)).rf == expected

@@ -2,6 +2,7 @@
 that it leaves everything as it was."""
 
 import copy
+import math
 import random
 
 import albumentations as A
@@ -551,3 +552,26 @@ def test_on_a_real_net_every_rule_speaks():
     )
     assert isinstance(found.suggest(), float), str(found)
     assert 1e-3 < found.suggest() < 10 and 1e-3 < found.suggest("accuracy") < 10
+
+
+def test_numbers_that_cannot_be_are_refused_and_one_seed_is_one_number():
+    for wrong in ({"diverge": math.nan}, {"diverge": 1}, {"every": 0}, {"seeds": -1}):
+        with pytest.raises(ValueError, match="every from 1, diverge above 1, and a seed from 0 on"):
+            lr_range_test(*pair(), F.cross_entropy, fixed_batches(), steps=8, **wrong)
+    with pytest.raises(TypeError, match="integer"):
+        lr_range_test(*pair(), F.cross_entropy, fixed_batches(), steps=8, every=1.5)
+    one, list_of_one = (
+        lr_range_test(*pair(), F.cross_entropy, fixed_batches(), steps=8, seeds=seeds)
+        for seeds in (3, (3,))
+    )
+    np.testing.assert_array_equal(one.loss, list_of_one.loss)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.7, 1.5, 2.0, 4.0])
+def test_a_skewed_fall_is_moved_by_less_than_a_tenth_of_a_decade(power):
+    """As the docstring of `curve` says: Richards' curves, steeper on one side than on the other."""
+    lr = np.geomspace(1e-5, 10, 601)
+    fall = 2.3 - 1.5 * (1 / (1 + (lr / 0.01) ** -1.0)) ** power
+    found = RangeTest(lr, fall[None], fall[None], (0,), "exp")
+    true = lr[np.argmin(np.gradient(fall, np.log(lr)))]
+    assert abs(np.log10(found.suggest("steep") / true)) < 0.1

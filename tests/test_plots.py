@@ -250,11 +250,11 @@ def test_nothing_is_cut_off(picture):
 
 
 def test_ticks_that_change_with_the_size_are_not_cut_off():
-    shifts, hidden = np.full((9, 9), 0.0178), np.full((32, 32), 0.07)
+    shifts, hidden = np.full((9, 9), 0.017), np.full((32, 32), 0.07)
     names = ("albumentations", "batched")
     maps = [dict.fromkeys(names, values) for values in (shifts, hidden)]
     pair = plots.two_pipelines(*maps, "Two pipelines, one distribution")
-    pair.png(dpi=50)
+    pair.png(dpi=60)
     test_nothing_is_cut_off(pair)
 
 

@@ -123,6 +123,7 @@ def test_course_keeps_the_budget_of_the_source():
     ("knots", ((0, 1),)), ("knots", ((0, 0), (2.5, 1), (24, 0))),
     ("knots", ((0, 1), (0, 0))), ("knots", ((0, 0), (5, np.inf))), ("peak", np.inf),
     ("bias_lr", np.inf), ("muon", np.inf), ("ema", 1.0), ("ema", 0.0),
+    ("nesterov", "x"), ("drop_last", None), ("dirac_init", "x"),
 ])  # fmt: skip
 def test_a_number_that_cannot_be_is_named(name, value):
     field = "nesterov" if (name, value) == ("momentum", 0.0) else name

@@ -281,3 +281,11 @@ def test_what_lesson_05_says_of_the_lrs_of_2020(rungs):
     rates = [[r.lr(t, 88, 4) for t in range(4 * 88)] for r in (measure.LADDER[n] for n in rungs)]
     means = dict(zip(rungs, map(np.mean, rates), strict=True))
     assert means["LR of 2020, never 0"] > means["course"]
+
+
+def test_the_report_cut_its_percentages_off():
+    """As README and lesson 06 say. The classes are equally large, so that the mean of ten rounded
+    ones would be the accuracy, give or take a tenth."""
+    lines = (Path(__file__).parent / "reference" / "class_accuracy.csv").read_text().split()[1:]
+    reported = [float(line.split(",")[1]) for line in lines]
+    assert len(reported) == 10 and 0.3 < 91.31 - np.mean(reported) < 0.7

@@ -153,6 +153,7 @@ def test_no_schedule_answers_for_a_step_that_is_not_there(schedule, total):
         (lambda: piecewise_linear(0, (1, 5), (1.0, 0.0)), "from 0"),
         (lambda: piecewise_linear(0, (0, 5, 5), (1.0, 0.0, 1.0)), "rise"),
         (lambda: piecewise_linear(0, (0, 4.9), (1.0, 0.0)), "whole"),
+        (lambda: piecewise_linear(0, (0, 5), (1.0, math.nan)), "finite"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

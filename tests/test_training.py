@@ -375,6 +375,15 @@ def test_bad_arguments_say_what_to_do():
         fit(net(), batches(), iter(batches()), recipe=SMALL)
     with pytest.raises(ValueError, match="expected 1 or more"):
         fit(net(), batches(), recipe=SMALL, epochs=0)
+    for recipe in ("course", None, {}):
+        with pytest.raises(TypeError, match="expected a Recipe, such as helpers.recipes.COURSE"):
+            fit(net(), batches(), recipe=recipe)
+    with pytest.raises(ValueError, match='out="" names no folder'):
+        fit(net(), batches(), recipe=SMALL, out="")
+    with pytest.raises(ValueError, match="no weight that may be trained"):
+        fit(net().requires_grad_(False), batches(), recipe=SMALL)
+    with pytest.raises(ValueError, match="below 2..63"):
+        fit(net(), batches(), recipe=SMALL, seed=2**63)
     with pytest.raises(ValueError, match="needs out"):
         fit(net(), batches(), recipe=SMALL, resume=True)
     with pytest.raises(ValueError, match="batch_size"):
@@ -807,8 +816,7 @@ def test_a_fresh_loader_resumes_to_the_same_bits(kind, tmp_path):
             ).dataset
             return utils.DataLoader(utils.Subset(augmented, range(80)), 32)
         if kind == "nested":
-            two = [{"inner": [Drawing(own=True)]}["inner"][0] for _ in range(2)]
-            return utils.DataLoader(utils.ConcatDataset(two), 32)
+            return utils.DataLoader(utils.ConcatDataset([Drawing(own=True) for _ in "ab"]), 32)
         return utils.DataLoader(Drawing(own=kind == "own"), 32)
 
     expected, model = net(), net()
