@@ -65,7 +65,7 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
     return run
 
 
-def misfit(answer: Any, wanted: type) -> str:
+def misfit(answer: Any, wanted: Any) -> str:
     """What is wrong with an answer of another kind than a check takes; empty where nothing is."""
     if answer is None:
         return "The answer is None: was it printed where it should be given?"
