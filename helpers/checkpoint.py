@@ -6,12 +6,17 @@ A checkpoint is one ordinary `torch.save` file of tensors and plain values, so t
 
 import hashlib
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 NEWEST, PREVIOUS, FINAL = "checkpoint.pt", "checkpoint.previous.pt", "model.pt"
 PARTS = ("model", "final", "optimizer", "scaler")  # of a `training.Run`; each has a state_dict
@@ -19,6 +24,10 @@ PARTS = ("model", "final", "optimizer", "scaler")  # of a `training.Run`; each h
 
 class CheckpointError(RuntimeError):
     """A checkpoint is damaged, or belongs to another run than the one that is to go on."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, once the step at hand was done; the message says after which one."""
 
 
 def settings(run, train, seed: int) -> dict:
@@ -31,9 +40,13 @@ def settings(run, train, seed: int) -> dict:
 
 
 def state(run, settings: dict) -> dict:
-    """All that the next epoch starts from. Its random numbers follow from the seed and `epoch`."""
+    """All that the next step starts from. An epoch's random numbers follow from the seed and its
+    number; those of an epoch that has begun go on from `random`, past the batches it has seen."""
     parts = {name: getattr(run, name).state_dict() for name in PARTS}
-    place = {"epoch": len(run.history), "step": len(run.history) * run.steps}
+    losses = torch.stack(run.losses) if run.losses else torch.zeros(0)
+    begun = {"losses": losses, "counts": run.counts, "correct": run.correct / run.processes}
+    begun |= {"seconds": run.seconds, "random": run.random}
+    place = {"epoch": len(run.history), "step": run.steps_done(), "begun": begun}
     machine = {"threads": torch.get_num_threads(), "processes": run.processes}
     return {"settings": settings, "history": run.history} | place | machine | parts
 
@@ -63,7 +76,10 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
     for group, own in zip(run.optimizer.param_groups, fused, strict=True):
         group["fused"] = own
     run.settle_momentum()
-    run.history = saved["history"]
+    run.history, begun = saved["history"], saved["begun"]
+    run.losses, run.counts = list(begun["losses"].to(run.device)), begun["counts"]
+    run.correct, run.seconds = begun["correct"].to(run.device), begun["seconds"]
+    run.random = begun["random"]
     for name, now in (("threads", torch.get_num_threads()), ("processes", run.processes)):
         if saved[name] != now:
             warnings.warn(
@@ -71,6 +87,36 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
                 "not be bit for bit what it would have been",
                 stacklevel=3,
             )
+
+
+@contextmanager
+def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
+    """Within it Ctrl-C lets `run` finish its step and is raised then, the checkpoint written.
+
+    A second one is raised at once, and so is the first where the caller has an answer of its own to
+    Ctrl-C, or has called from a thread, where Python does not hear it.
+    """
+    usual, process = signal.getsignal(signal.SIGINT), os.getpid()
+
+    def wait(number, _) -> None:
+        if os.getpid() == process:  # and not a worker of the loader, which ends with this one
+            signal.signal(number, usual)
+            run.stop = True
+            tqdm.write("Stopping after this step, to keep it. (Ctrl-C once more stops at once.)")
+
+    heard = threading.current_thread() is threading.main_thread()
+    if heard := heard and usual is signal.default_int_handler:
+        signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+        if run.stop:  # in the evaluation after the last step
+            raise KeyboardInterrupt
+    except Stopped:
+        save(folder, state(run, settings))
+        raise
+    finally:
+        if heard:
+            signal.signal(signal.SIGINT, usual)
 
 
 def save(folder: Path, state: dict) -> None:

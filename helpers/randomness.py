@@ -15,18 +15,37 @@ from helpers.augment import A, seed_transform
 OPAQUE = (str, bytes, int, float, np.ndarray, torch.Tensor, type, FunctionType, ModuleType)
 
 
+def random_state() -> dict:
+    """Of the global streams of torch, numpy and random, in tensors and plain values."""
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"] = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in numpy["state"].items()}
+    state = {"random": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Go on from what `random_state` gave; a device that is not there has none to be set."""
+    random.setstate(state["random"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    for number, stream in enumerate(state.get("cuda", ())[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(stream, number)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+
+
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Whatever is drawn within, torch, numpy and random go on afterwards as if it were not."""
-    states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
-    if torch.backends.mps.is_available():
-        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    state = random_state()
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
+        yield
     finally:
-        for restore, state in states:
-            restore(state)
+        set_random_state(state)
 
 
 def seed_all(seed: int) -> None:

@@ -5,6 +5,7 @@ Read `Run.train_step` first (one batch), then `Run.train_epoch` (when to look at
 `helpers.launch` is the same from the shell and for torchrun.
 """
 
+import collections
 import copy
 import operator
 import time
@@ -12,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from helpers.evaluation import device_of, eval_mode, predict
 from helpers.muon import Muon
 from helpers.preparation import rank_and_processes, sum_over_processes
 from helpers.progress import print_line, progress_bar
-from helpers.randomness import check_repeatable, seed_epoch
+from helpers.randomness import check_repeatable, random_state, seed_epoch, set_random_state
 from helpers.recipes import COURSE, Recipe
 from helpers.tracing import refuse_lazy, uncompiled
 
@@ -62,10 +64,11 @@ def fit(
     epochs: instead of the recipe's, whose LR curve is compressed to them. (For another batch size
         pass `recipe.with_batch(size)`.)
     device: where to train, and where the model stays; default: where it is.
-    out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and
-        `model.pt`, at the end. With `resume` the run interrupted there goes on from its last whole
-        epoch, on a CPU bit for bit; without, these files of an earlier run are deleted. (Of
-        batches only the number is compared: that they are of the same images is for you to see.)
+    out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch and, by one
+        process, on Ctrl-C, and `model.pt`, at the end. With `resume` the run that ended there goes
+        on from its last step that was kept, on a CPU bit for bit; without, these files of an
+        earlier run are deleted. (Of batches only the number is compared: that they are of the same
+        images is for you to see.)
     compile: torch.compile, on CUDA only; a net that is compiled already asks for it too.
     verbose: a line an epoch, and a progress bar for people.
 
@@ -118,8 +121,10 @@ def fit(
             if out is not None:
                 settings = checkpoint.settings(run, train, seed)
                 checkpoint.begin(run, out, settings, resume)
-            done, shown = len(run.history) * run.steps, verbose and run.rank == 0
-            with progress_bar(epochs * run.steps, done, shown) as bar:
+            shown, kept = verbose and run.rank == 0, nullcontext()
+            if out is not None and run.processes == 1:
+                kept = checkpoint.kept_on_ctrl_c(run, out, settings)
+            with kept, progress_bar(epochs * run.steps, run.steps_done(), shown) as bar:
                 for epoch in range(len(run.history), epochs):
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}", refresh=False)
                     seed_epoch(batches, seed, epoch)
@@ -144,9 +149,11 @@ def fit(
             now[name].data = old
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
-        if isinstance(error, KeyboardInterrupt):
-            print("Interrupted. The net is as it was before this run. With out=, resuming goes on "
-                  "from the last whole epoch in that folder.")  # fmt: skip
+        if isinstance(error, checkpoint.Stopped):
+            print(f"Stopped {error}. The net is as it was before this run; resuming goes on there.")
+        elif isinstance(error, KeyboardInterrupt):
+            print("Stopped. The net is as it was before this run. With out=, resuming goes on from "
+                  "the last whole epoch in that folder.")  # fmt: skip
         raise
     return run.history
 
@@ -159,6 +166,7 @@ class Run:
     ):
         self.model, self.batches, self.recipe, self.epochs = model, batches, recipe, epochs
         self.device, self.steps, self.history = device, len(batches), []
+        self.stop = False  # after the step at hand
         self.rank, self.processes = rank_and_processes()
         self.layout = layout or preparation.memory_format(model, device)
         self.half = None  # half precision pays on CUDA alone; on a CPU it can be 30 times slower
@@ -176,8 +184,17 @@ class Run:
         self.forward = DistributedDataParallel(model) if self.processes > 1 else model
         self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
         self.averages, self.currents = averaged(self.final), averaged(model)
+        self.begin_epoch()
         if compile and device.type == "cuda":
             self.forward = torch.compile(self.forward)
+
+    def begin_epoch(self) -> None:
+        """No step of this epoch is done yet."""
+        self.losses, self.counts, self.seconds, self.random = [], [], 0.0, None
+        self.correct = torch.zeros((), device=self.device)
+
+    def steps_done(self) -> int:
+        return len(self.history) * self.steps + len(self.losses)
 
     def settle_momentum(self) -> None:
         """Momentum in the memory order of its weight, as fused SGD needs it. With a scaler it
@@ -219,10 +236,13 @@ class Run:
 
     def train_epoch(self, epoch: int, bar: tqdm) -> tuple[float, float, float]:
         """All batches once; `epoch` from 0. Mean loss, accuracy, seconds."""
-        began, first = time.perf_counter(), epoch * self.steps
+        began, first = time.perf_counter() - self.seconds, epoch * self.steps
         look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
-        losses, counts, correct = [], [], torch.zeros((), device=self.device)
-        for i, batch in enumerate(self.batches):
+        batches, done, losses = iter(self.batches), len(self.losses), self.losses
+        if done:  # before an interruption: past these batches, to the random state after them
+            collections.deque(islice(batches, done), maxlen=0)
+            set_random_state(self.random)
+        for i, batch in enumerate(batches, done):
             x, y, count = self.share(*batch, i)
             try:
                 loss, hits = self.train_step(x, y, first + i, count)
@@ -230,13 +250,16 @@ class Run:
                 traceback.clear_frames(error.__traceback__)  # or they keep their tensors alive
                 raise torch.cuda.OutOfMemoryError(self.what_fits(x, y)) from error
             losses.append(loss)
-            counts.append(count)
-            correct += hits
+            self.counts.append(count)
+            self.correct += hits
             bar.update()
             if (i + 1) % look_every == 0 or i + 1 == self.steps:
                 self.check(losses[-look_every:], first + max(0, i + 1 - look_every))
-                accuracy = correct.item() * self.processes / sum(counts)
+                accuracy = self.correct.item() * self.processes / sum(self.counts)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
+            if self.stop:
+                self.seconds, self.random = time.perf_counter() - began, random_state()
+                raise checkpoint.Stopped(f"after step {i + 1} of epoch {epoch + 1}")
         if len(losses) != self.steps:
             raise ValueError(
                 f"an epoch had {len(losses)} batches where len() says {self.steps}: the learning "
@@ -246,9 +269,10 @@ class Run:
             if not is_averaged(current):  # such as how many batches a batch norm has seen
                 counter.copy_(current)
         seconds = time.perf_counter() - began
-        weighted = torch.stack(losses).cpu().double() @ torch.tensor(counts).double()
-        sums = [weighted.item() / self.processes, correct.item()]
-        loss, accuracy = (x / sum(counts) for x in sum_over_processes(sums, self.device))
+        weighted = torch.stack(losses).cpu().double() @ torch.tensor(self.counts).double()
+        sums = [weighted.item() / self.processes, self.correct.item()]
+        loss, accuracy = (x / sum(self.counts) for x in sum_over_processes(sums, self.device))
+        self.begin_epoch()
         return loss, accuracy, seconds
 
     def share(self, x: Tensor, y: Tensor, i: int) -> tuple[Tensor, Tensor, int]:

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -766,6 +767,136 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
     history = fit(model, batches(), recipe=SMALL, out=tmp_path, resume=True, verbose=False)
     assert same(model, expected) and [epoch["epoch"] for epoch in history] == [1, 2, 3]
+
+
+class Noisy(torch.utils.data.Dataset):
+    """84 images that each library's global generator changes a little."""
+
+    def __len__(self):
+        return 84
+
+    def __getitem__(self, i):
+        noise = np.random.random() + random.random()
+        return torch.full((3, 32, 32), i / 84) + 0.1 * noise + 0.1 * torch.rand(3, 32, 32), i % 4
+
+
+class Press:
+    """Presses Ctrl-C when it is called for the `number`th time, and calls on."""
+
+    def __init__(self, monkeypatch, owner, name, number):
+        self.call, self.calls, self.number = getattr(owner, name), 0, number
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: self(*args, **kwargs))
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == self.number:
+            signal.raise_signal(signal.SIGINT)
+        return self.call(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "kept"),
+    [
+        ("train_step", 1, (0, 1)),
+        ("train_step", 5, (1, 2)),
+        ("train_step", 6, (1, 3)),  # of 3 batches an epoch
+        ("evaluate", 1, (1, 1)),
+        ("evaluate", 3, (3, 0)),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_keeps_each_step(name, number, kept, workers, tmp_path, monkeypatch, capsys):
+    """No step is done twice, and the end is the same bit for bit, dropout and noise included."""
+
+    def start(model, **more):
+        recipe = replace(SMALL, muon=0.1)
+        loader = DataLoader(Noisy(), 32, shuffle=True, num_workers=workers)
+        return fit(model, loader, batches(), recipe=recipe, verbose=False, **more)
+
+    expected, model = (nn.Sequential(net(), nn.Dropout(0.2)) for _ in range(2))
+    history, before = start(expected), weights(model)
+    usual = signal.getsignal(signal.SIGINT)
+    steps, pressed = [], Press(monkeypatch, training.Run, name, number)
+    step = training.Run.train_step
+    monkeypatch.setattr(training.Run, "train_step", lambda *a: steps.append(a[3]) or step(*a))
+    with pytest.raises(KeyboardInterrupt):
+        start(model, out=tmp_path)
+    assert pressed.calls >= number and signal.getsignal(signal.SIGINT) is usual
+    assert same(model, before) and not (tmp_path / "model.pt").exists()
+    said, saved = capsys.readouterr().out, checkpoint.read(tmp_path / "checkpoint.pt")
+    assert "Stopping after this step" in said and "is as it was before this run" in said
+    assert (saved["epoch"], saved["step"] - 3 * saved["epoch"]) == kept
+    if kept[1]:
+        assert f"Stopped after step {kept[1]} of epoch {kept[0] + 1}." in said
+    resumed = start(model, out=tmp_path, resume=True)
+    assert same(model, expected) and steps == list(range(9))
+    for first, second in zip(history, resumed, strict=True):
+        assert first | {"seconds": 0} == second | {"seconds": 0}
+
+
+class Pressing(list):
+    """Batches; Ctrl-C is pressed `times` in the second epoch, before its second batch."""
+
+    passes, times = 0, 1
+
+    def __iter__(self):
+        self.passes += 1
+        for number, batch in enumerate(super().__iter__()):
+            if self.passes == 3 and number == 1:  # the first pass tries one batch
+                for _ in range(self.times):
+                    signal.raise_signal(signal.SIGINT)
+            yield batch
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path, capsys):
+    twice = Pressing(batches())
+    twice.times = 2
+    with pytest.raises(KeyboardInterrupt) as stop:
+        fit(net(), twice, recipe=SMALL, out=tmp_path, verbose=False)
+    assert stop.type is KeyboardInterrupt
+    assert "the last whole epoch in that folder" in capsys.readouterr().out
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 3
+
+
+def test_without_a_folder_ctrl_c_stops_at_once_for_nothing_could_be_kept():
+    with pytest.raises(KeyboardInterrupt) as stop:
+        fit(net(), Pressing(batches()), recipe=SMALL, verbose=False)
+    assert stop.type is KeyboardInterrupt
+
+
+def test_a_callers_own_answer_to_ctrl_c_stays_and_threads_train(tmp_path):
+    heard = []
+    usual = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        fit(net(), Pressing(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+        assert signal.signal(signal.SIGINT, usual) is not usual and heard == [1]
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    with ThreadPoolExecutor() as pool:  # where Python does not let anybody answer Ctrl-C
+        arguments = {"recipe": SMALL, "out": tmp_path, "verbose": False}
+        assert len(pool.submit(fit, net(), batches(), **arguments).result()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends the signal of a terminal's Ctrl-C")
+def test_ctrl_c_in_a_terminal_and_resume(tmp_path):
+    """Both processes hear it: `python -m helpers`, and the one with the packages it has started."""
+    command = [sys.executable, "-m", "helpers", "train", "--data", "shapes", "--width", "4"]
+    command += ["--limit", "512", "--batch-size", "64", "--epochs", "3", "--out"]
+    subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True)
+    cut = [*command, tmp_path / "cut"]
+    child = subprocess.Popen(cut, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, start_new_session=True)  # fmt: skip
+    said = ""
+    while "epoch  1" not in said and (line := child.stdout.readline()):
+        said += line
+    os.killpg(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 130 and err == "\nInterrupted.\n", (out, err)
+    assert "Stopping after this step" in out and "Stopped after step" in out
+    subprocess.run([*cut, "--resume"], cwd=ROOT, check=True)
+    both = [torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("whole", "cut")]
+    assert same(*both)
 
 
 def test_numbers_of_numpy_are_as_good_as_plain_ones(tmp_path):
