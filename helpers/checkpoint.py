@@ -44,7 +44,7 @@ def state(run, settings: dict) -> dict:
     number; those of an epoch that has begun go on from `random`, past the batches it has seen."""
     parts = {name: getattr(run, name).state_dict() for name in PARTS}
     losses = torch.stack(run.losses) if run.losses else torch.zeros(0)
-    begun = {"losses": losses, "counts": run.counts, "correct": run.correct / run.processes}
+    begun = {"losses": losses, "counts": run.counts, "correct": run.correct}
     begun |= {"seconds": run.seconds, "random": run.random}
     place = {"epoch": len(run.history), "step": run.steps_done(), "begun": begun}
     machine = {"threads": torch.get_num_threads(), "processes": run.processes}
@@ -78,8 +78,8 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
     run.settle_momentum()
     run.history, begun = saved["history"], saved["begun"]
     run.losses, run.counts = list(begun["losses"].to(run.device)), begun["counts"]
-    run.correct, run.seconds = begun["correct"].to(run.device), begun["seconds"]
-    run.random = begun["random"]
+    run.correct = begun["correct"].to(run.device) / run.processes  # each has a share in the sum
+    run.seconds, run.random = begun["seconds"], begun["random"]
     for name, now in (("threads", torch.get_num_threads()), ("processes", run.processes)):
         if saved[name] != now:
             warnings.warn(

@@ -13,12 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from test_training import SMALL, net, pictures, same
+from test_training import SMALL, Pressing, batches, net, pictures, same
 
+from helpers import checkpoint
 from helpers.augment import BatchAugment, Batches
 from helpers.data import load
 from helpers.evaluation import predict
-from helpers.models import DavidNet
+from helpers.models import DavidNet, LinearNet
 from helpers.preparation import as_batches, memory_format
 from helpers.recipes import COURSE, SOURCE
 from helpers.training import fit
@@ -92,11 +93,11 @@ def close(state, expected):
 # ------------------------------------------------------------------ two processes, any batches
 
 
-def worker(rank, folder, recipe, data, val):
+def worker(rank, folder, recipe, data, val, make=net, resume=False):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = net(rank)  # they begin unlike: the first one's weights go to all
-    history = fit(model, data, val, recipe=recipe, out=folder, verbose=False)
+    model = make(rank)  # they begin unlike: the first one's weights go to all
+    history = fit(model, data, val, recipe=recipe, out=folder, resume=resume, verbose=False)
     torch.save(history, folder / f"history{rank}.pt")
     torch.save(dict(model.named_parameters()), folder / f"weights{rank}.pt")
     dist.destroy_process_group()
@@ -155,6 +156,27 @@ def test_a_process_without_held_out_images_takes_part_all_the_same(tmp_path):
     model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert rows[0]["val_loss"] == rows[1]["val_loss"]
     assert rows[0]["val_loss"] == pytest.approx(predict(model, pictures(1)).loss, rel=1e-5)
+
+
+def plain(seed=0):
+    """A net without batch norms: shares change nothing."""
+    torch.manual_seed(seed)
+    return LinearNet(4)
+
+
+def test_two_processes_go_on_amid_an_epoch_where_one_was_stopped(tmp_path):
+    expected = plain()
+    history = fit(expected, batches(), recipe=SMALL, verbose=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(plain(), Pressing(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 5
+    assert in_two_processes(tmp_path, SMALL, batches(), None, plain, True) == [0, 0]
+    close(torch.load(tmp_path / "model.pt", weights_only=True), expected.state_dict())
+    for rank in range(2):
+        resumed = torch.load(tmp_path / f"history{rank}.pt", weights_only=True)
+        for row, wanted in zip(resumed, history, strict=True):
+            assert row["accuracy"] == pytest.approx(wanted["accuracy"])
+            assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
 
 
 def test_each_image_is_in_one_share_once_an_epoch():

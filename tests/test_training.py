@@ -1128,7 +1128,7 @@ def test_a_checkpoint_is_plain_data_with_everything_in_it(stopped):
     folder, _ = stopped
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     expected = {"model", "final", "optimizer", "scaler", "settings", "history", "epoch", "step"}
-    assert expected | {"threads", "processes", "checksum"} == state.keys()
+    assert expected | {"begun", "threads", "processes", "checksum"} == state.keys()
     assert (state["epoch"], state["step"]) == (2, 6)
     assert state["settings"]["recipe"]["name"] == "course" and state["settings"]["seed"] == 0
 
