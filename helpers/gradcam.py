@@ -49,10 +49,11 @@ def grad_cam(
     layer: a module of the model, or its dotted name. target: None (the predicted class), one class
     for all, or (B,). The model runs in eval mode and is left as found, also after an error.
     """
-    if x.ndim != 4 or not x.is_floating_point():
+    if x.ndim != 4 or not x.is_floating_point() or not x.isfinite().all():
         raise ValueError(
-            f"expected normalised images (B, 3, H, W), float, got {tuple(x.shape)}, {x.dtype}:"
-            " a single image becomes a batch as x[None]"
+            f"expected normalised images (B, 3, H, W), finite floats, got {tuple(x.shape)}, "
+            f"{x.dtype}{'' if x.isfinite().all() else ', not all finite'}: a single image becomes "
+            "a batch as x[None]"
         )
     name, layer = _find(model, layer)
     with eval_mode(model), torch.inference_mode(False), torch.no_grad():
@@ -95,7 +96,7 @@ def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[
 
     handle = layer.register_forward_hook(keep)
     # A CPU convolves and pools batches up to twice as fast with the channels last. On Apple's GPU
-    # the gradient of a batch norm is wrong in that order (pytorch/pytorch issue 175189).
+    # the gradient of a batch norm was wrong in that order (pytorch/pytorch issue 175189).
     fast = len(x) > 1 and x.device.type != "mps"
     order = torch.channels_last if fast else torch.contiguous_format
     try:

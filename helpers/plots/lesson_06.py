@@ -21,7 +21,7 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], title: str) -
     names = plain(shorten(name) if many else fill(name, 20) for name in classes)
     longest = max(len(line) for line in "\n".join(names).split("\n"))
     side = cell * len(classes) + 0.7 + 0.09 * longest
-    figure, ax = frame(title, width=side + 1.4, height=side)
+    figure, ax = frame(title, width=side + 1.8, height=side)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     errors = 100 * share * (1 - np.eye(len(classes)))
     seaborn.heatmap(

@@ -6,11 +6,13 @@ differ in dash as well, for black and white.
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,6 +36,14 @@ STYLE = {
     "grid.alpha": 0.25,
     "axes.axisbelow": True,
 }
+OTHER_SCRIPTS = (  # fonts of systems that have letters which matplotlib's own one has not
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "Yu Gothic",
+    "Malgun Gothic", "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo", "Arial Unicode MS",
+)  # fmt: skip
+INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
+# For the whole session, so that a learner's own figures have them as well.
+mpl.rcParams["font.family"] = ["DejaVu Sans", *(f for f in OTHER_SCRIPTS if f in INSTALLED)]
+warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a line for each: boxes tell it
 BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes that hold nothing but an image
 Named = dict[str, np.ndarray]  # curves or maps, by the names that a figure shows
 Guess = float | Literal[False] | None  # a learner's; None: not written, False: not asked for
