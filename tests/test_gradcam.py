@@ -213,6 +213,8 @@ def test_errors_say_what_to_do(model, x):
         gc.grad_cam(plain, x, "relu")
     with pytest.raises(ValueError, match=r"'head' returns \(6, 5\).*before the image is flattened"):
         gc.grad_cam(plain, x, "head")
+    with pytest.raises(ValueError, match="float32, not all finite"):
+        gc.grad_cam(model, torch.full((1, 3, 32, 32), torch.nan), "stage3")
     with pytest.raises(ValueError, match=r"a batch as x\[None\]"):
         gc.grad_cam(model, x[0], "stage3")
     with pytest.raises(ValueError, match="float"):

@@ -3,11 +3,13 @@
 import inspect
 import itertools
 import re
+import runpy
 from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
@@ -369,16 +371,18 @@ def test_long_class_names_are_broken_into_lines():
 @pytest.mark.parametrize("names", [
     ("golden retriever", "german shepherd dog"),
     ("a class with a name as long as a sentence, or longer than that", "us$ or ca$h, and a$b_$"),
+    tuple(f"Main Dining Room No. {i}" for i in range(24)),
     tuple(f"a species with one beginning, number {i}" for i in range(60)),
-], ids=("two", "long", "sixty"))  # fmt: skip
+], ids=("two", "long", "two dozen", "sixty"))  # fmt: skip
 def test_any_class_names_leave_room_for_the_figure(names, recwarn):
     count = len(names)
     figure = plots.confusion_matrix(np.eye(count, dtype=int), names, "Confusion matrix").figure
     figure.canvas.draw()
-    assert max(figure.get_size_inches()) < 18
+    assert max(figure.get_size_inches()) < 20
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == count
     matrix = figure.axes[0].get_window_extent()
     assert min(matrix.width, matrix.height) > 2 * figure.dpi
+    assert figure.axes[0].yaxis.label.get_window_extent().x0 >= 0
     evidence = plots.class_evidence(images(1)[0], {f"true: {n}": bump(3) for n in names[:2]}, "t")
     grid = plots.misclassified_grid(images(2), list(names[:2]), list(names[:2]), "t")
     for picture in (evidence, grid):
@@ -386,6 +390,16 @@ def test_any_class_names_leave_room_for_the_figure(names, recwarn):
         boxes = [ax.title.get_window_extent() for ax in picture.figure.axes if ax.get_title()]
         assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
     assert f"actual {names[0]}" in grid.alt
+    assert not recwarn.list
+
+
+def test_letters_of_other_scripts_come_from_a_font_that_is_installed(monkeypatch, recwarn):
+    fonts = [SimpleNamespace(name=name) for name in ("DejaVu Sans", "Yu Gothic", "Another")]
+    with mpl.rc_context():
+        monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+        runpy.run_path(style.__file__)
+        assert mpl.rcParams["font.family"] == ["DejaVu Sans", "Yu Gothic"]
+    plots.bars({"\ud55c": 1, "b": 2}, "t", "x", "alt").png()  # boxes, and no line for each letter
     assert not recwarn.list
 
 
