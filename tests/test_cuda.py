@@ -1,6 +1,7 @@
 """What only a CUDA GPU shows: half precision, compilation, its memory, its processes."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -63,7 +64,8 @@ def test_float16_with_a_scaled_loss_learns_too(shapes, older_gpu):
     assert learns(shapes) > 0.5
 
 
-def test_float16_survives_an_interruption(shapes, older_gpu, tmp_path):
+@pytest.mark.parametrize("pressed", [True, False])
+def test_float16_survives_an_interruption(pressed, shapes, older_gpu, tmp_path):
     """The factor of the scaled loss is part of the checkpoint, and the second epoch needs it."""
 
     class Interrupted(Batches):
@@ -71,7 +73,9 @@ def test_float16_survives_an_interruption(shapes, older_gpu, tmp_path):
             second = self.epoch == 1  # counted up as the iteration begins
             for i, batch in enumerate(super().__iter__()):
                 if second and i == 4:
-                    raise KeyboardInterrupt
+                    if not pressed:
+                        raise KeyboardInterrupt
+                    signal.raise_signal(signal.SIGINT)
                 yield batch
 
     def trained(kind, **options):
@@ -86,6 +90,7 @@ def test_float16_survives_an_interruption(shapes, older_gpu, tmp_path):
         start()
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["scaler"]["scale"] > 1 and len(saved["history"]) == 1
+    assert len(saved["begun"]["counts"]) == (5 if pressed else 0)
     model, start = trained(Batches, resume=True)
     assert len(start()) == 2
     assert predict(model, shapes.val).accuracy > 0.15
