@@ -50,13 +50,13 @@ if course is None:
     clone = ["git", "clone", "--depth=1", f"--branch={TAG}", address, str(course)]
     try:
         quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-        subprocess.run(clone, check=True, capture_output=True, text=True, env=quiet)
+        how = {"capture_output": True, "text": True, "errors": "replace", "env": quiet}
+        subprocess.run(clone, check=True, **how)
         print(f"Fetched {address} {TAG} into {course.name}/")
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
         raise RuntimeError(f"No course here, and fetching its {TAG} failed: {reason}") from None
-if str(course) not in sys.path:
-    sys.path.insert(0, str(course))
+sys.path.insert(0, str(course))  # before any other `helpers`
 from helpers import environment
 
 environment.bootstrap()""".replace('"OWNER/REPO", "v0"', f'"{REPOSITORY}", "v{VERSION}"')
