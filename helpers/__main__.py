@@ -5,6 +5,7 @@ everything, and goes on in that one.
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -302,15 +303,17 @@ def main(arguments=None):
         if python != sys.executable:
             return environment.call([python, str(ROOT / "helpers"), *arguments])
         code = globals()[options.command](options, rest)
-        sys.stdout.flush()  # here, where a reader who has gone is no error
+        if sys.stdout:
+            sys.stdout.flush()  # here, where a reader who has gone is no error
         return code
     except CourseError as error:
         print(error, file=sys.stderr)
         return 1
-    except BrokenPipeError:  # as in `doctor | head -1`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:  # a full disk, a folder that is gone
+        gone = os.name == "nt" and error.errno == errno.EINVAL  # how Windows says it
+        if gone or isinstance(error, BrokenPipeError):  # as in `doctor | head -1`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         print(f"A file cannot be read or written: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from helpers.environment import rename
+
 NEWEST, PREVIOUS, FINAL = "checkpoint.pt", "checkpoint.previous.pt", "model.pt"
 PARTS = ("model", "final", "optimizer", "scaler")  # of a `training.Run`; each has a state_dict
 
@@ -64,7 +66,13 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
             old = [folder / name for name in (NEWEST, PREVIOUS, FINAL) if (folder / name).exists()]
             if old and not resume:
                 print(f"{folder} held another run, which is replaced: this one does not resume it")
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(
+                    f"{folder} cannot be made ({error.strerror}): name one where you may write "
+                    "(the lessons take COURSE_RUNS)"
+                ) from error
             for path in old:  # none of another run may be taken for ours
                 path.unlink()
             save(folder, state(run, settings))
@@ -136,8 +144,8 @@ def write(path: Path, value, keep: Path | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())  # on the disk before a name points to it
         if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(fresh, path)
+            rename(path, keep)
+        rename(fresh, path)
     except RuntimeError as error:  # how torch says that the disk is full
         raise OSError(f"{path} cannot be written whole, is the disk full? {error}") from error
     finally:

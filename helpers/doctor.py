@@ -77,7 +77,11 @@ def hardware() -> dict:
 def gpu_or_cpu(torch) -> str:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
-        return f"cuda: {gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+        told = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+        works = environment.cuda_works()
+        return f"cuda: {told}" if works else f"cpu: this torch cannot compute on {told}"
+    if shutil.which("nvidia-smi") and not torch.version.cuda:
+        return "cpu: there may be a GPU, but this torch is built without CUDA"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

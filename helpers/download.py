@@ -8,18 +8,20 @@ import hashlib
 import http.client
 import os
 import re
+import ssl
 import sys
 import tarfile
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from helpers.environment import write_whole
+from helpers.environment import rename, write_whole
 
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BYTES, MD5 = 170_498_071, "c58f30108f718f92721af3b95e74349a"
@@ -96,12 +98,14 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
     part.touch()  # where this fails, no mirror is to blame
     reasons = []
     for url in urls:
+        host = url.split("//")[-1].split("/")[0]
+        print(f"Asking {host} for {path.name}", flush=True)  # it may take long not to answer
         for _ in range(TRIES):
             had = part.stat().st_size
             try:
                 _transfer(url, part, size)
                 if (found := md5_of(part)) == md5:
-                    os.replace(part, path)
+                    rename(part, path)
                     return path
                 part.write_bytes(b"")
                 reason = f"damaged file (md5 {found}, expected {md5})"
@@ -137,7 +141,7 @@ def _transfer(url: str, part: Path, size: int) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "cifar10-course"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT, context=certificates()) as answer:
         have = have if answer.status == 206 else 0  # 206: the part that was asked for
         if answer.headers.get_content_type() == "text/html":
             raise _NextMirror("answers a web page, not the file")
@@ -162,6 +166,16 @@ def _transfer(url: str, part: Path, size: int) -> None:
                     since, until = time.monotonic(), have
     if have < size:
         raise ConnectionError(f"broke off after {have:,} of {size:,} bytes")
+
+
+def certificates() -> ssl.SSLContext:
+    """Those of the system, and certifi's: python.org's Python for macOS has none at first."""
+    context = ssl.create_default_context()
+    with suppress(ImportError):
+        import certifi  # comes with JupyterLab
+
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 def md5_of(path: Path) -> str:

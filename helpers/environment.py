@@ -5,14 +5,18 @@ no syntax newer than 3.6 here. What is present is never replaced where it would 
 torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 
+import importlib
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -27,10 +31,11 @@ OWN = Path(sys.prefix).resolve() == VENV.resolve()  # is this the course's own i
 STAMP = VENV / "course-stamp"  # digest of what was installed, written last; "installing" until then
 KEEP = ("torch", "torchvision", "numpy")  # replaced under a running kernel, they break it
 KERNEL = ("ipykernel", "ipython", "jupyter-client", "tornado", "pyzmq")  # so do these
+MODULES = dict({"Pillow": "PIL"}, **dict.fromkeys(OPENCV, "cv2"))  # where the names differ
 TOOLS = ("jupyterlab", "ipykernel", "nbclient", "nbval")  # around the notebooks, not in them
 NO_NETWORK = ("NewConnectionError", "ConnectTimeout", "NameResolution", "getaddrinfo", "ProxyError",
               "name resolution", "ReadTimeout", "Connection refused", "Network is unreachable",
-              "SSLError", "Connection reset", "from versions: none")  # fmt: skip
+              "SSLError", "Connection reset")  # fmt: skip
 NO_SPACE = ("No space left on device", "Errno 28", "not enough space on the disk", "Disk quota")
 
 # The first code cell of every notebook; tests/test_notebooks.py holds them together.
@@ -82,20 +87,49 @@ def write_whole(path: Path, content) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-        os.replace(str(part), str(path))
+        rename(part, path)
     finally:
         if part.exists():
             part.unlink()
+
+
+def rename(old: Path, new: Path) -> None:
+    """`os.replace`, a few times where Windows refuses because a scanner or a synchronising program
+    has the file open for a moment."""
+    for pause in (0.1, 0.2, 0.4, 0.8, None):
+        try:
+            return os.replace(str(old), str(new))
+        except PermissionError:
+            if os.name != "nt" or pause is None:
+                raise
+            time.sleep(pause)
+
+
+def cuda_works() -> bool:
+    """Can torch compute on the current GPU? A driver also shows GPUs for which this torch has no
+    code, and those that somebody else keeps."""
+    import torch  # here: this module is imported before there is one
+
+    try:
+        return torch.cuda.is_available() and torch.ones(1, device="cuda").add(1).item() == 2
+    except RuntimeError:
+        return False
 
 
 def check_python() -> None:
     """Raise CourseError unless this Python is one the packages support."""
     if not packages.supported():
         names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
-        found = next((name for name in names if shutil.which(name)), None)
+        found = next((name for name in names if runs(name)), None)
         todo = f"call {found} instead" if found else "install one from python.org and call that"
         span, here = f"3.{OLDEST[1]} to 3.{NEWEST[1]}", sys.version.split()[0]
         raise CourseError(f"The course needs Python {span}, and this is {here}: {todo}.")
+
+
+def runs(name: str) -> bool:
+    """Does this command start? One of pyenv is there for each version, installed or not."""
+    found = shutil.which(name)
+    return bool(found) and subprocess.call([found, "--version"], stdout=PIPE, stderr=PIPE) == 0
 
 
 def venv_python() -> Path:
@@ -112,10 +146,17 @@ def ask(python: Path) -> "list | None":
     """`problems()` of another interpreter; None where it does not run or could not be repaired."""
     command = [str(python), str(Path(packages.__file__).resolve()), str(REQUIREMENTS)]
     try:
-        done = subprocess.run(command, stdout=PIPE, stderr=subprocess.DEVNULL, timeout=60)
+        quiet = {"stdout": PIPE, "stderr": subprocess.DEVNULL, "timeout": 60}
+        done = subprocess.run(command, env=variables(command[0]), **quiet)
         return json.loads(done.stdout.decode()) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
+
+
+def variables(python: str) -> dict:
+    """The environment for an interpreter: another one must not see what PYTHONPATH has for this."""
+    own = python == sys.executable
+    return {name: value for name, value in os.environ.items() if own or name != "PYTHONPATH"}
 
 
 def in_environment() -> bool:
@@ -163,6 +204,14 @@ def make_venv() -> str:
             if not importlib.util.find_spec(module):
                 todo = "on Debian or Ubuntu, sudo apt install python3-venv, then call this again"
                 raise CourseError(f"This Python has no {module} module: {todo}.")
+        for module in ("ssl", "lzma", "bz2", "ctypes"):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise CourseError(
+                    f"This Python was built without {module} ({error}), which the packages need: "
+                    "take another Python, or install that library and build this one again."
+                ) from error
         print(f"Making the environment {VENV}", flush=True)
         _call([sys.executable, "-m", "venv", "--clear", str(VENV)])
     if broken or lacks:
@@ -170,7 +219,7 @@ def make_venv() -> str:
         free = shutil.disk_usage(str(ROOT)).free / 1e9
         size = f"some minutes, up to 7 GB of {free:.0f} free"
         print(f"Installing requirements.txt: {size}", flush=True)
-        pip_install(python, ["-r", str(REQUIREMENTS)])
+        pip_install(python, ["--no-user", "-r", str(REQUIREMENTS)])
         check_pair(python)
     STAMP.write_text(digest() + "\n", encoding="utf-8")
     return python
@@ -203,6 +252,8 @@ def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
             kept.write_text("\n".join(pins) + "\n", encoding="utf-8")
             pip_install(sys.executable, ["-c", str(kept)] + [line for _, _, line in lacks])
         importlib.invalidate_caches()
+        if site.ENABLE_USER_SITE and os.path.isdir(site.getusersitepackages()):
+            site.addsitedir(site.getusersitepackages())  # absent when this Python started
         check_pair(sys.executable)
     return lacks
 
@@ -215,7 +266,7 @@ def pip_install(python: str, arguments: list) -> None:
 
 def _call(command: list, shown: tuple = ()) -> None:
     """Run a command, print its lines that start with one of `shown`, explain its failure."""
-    child = subprocess.Popen(command, stdout=PIPE, stderr=STDOUT)
+    child = subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, env=variables(command[0]))
     before, lines = signal.signal(signal.SIGTERM, lambda *_: child.terminate()), []
     try:
         for raw in child.stdout:
@@ -230,10 +281,18 @@ def _call(command: list, shown: tuple = ()) -> None:
     text = "\n".join(lines)
     if any(sign in text for sign in NO_SPACE):
         reason = f"the disk is full; make room under {VENV.parent} and call this again."
+    elif "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = "the package index's certificate is not trusted here, as behind some companies' "
+        reason += "proxies: name a file with their certificate in PIP_CERT and call this again."
     elif any(sign in text for sign in NO_NETWORK):
         reason = "the package index cannot be reached; connect to the network and call this again."
     elif "externally-managed-environment" in text:
         reason = "this Python belongs to the system; call `python3 -m helpers lab` instead."
+    elif "No matching distribution" in text:
+        here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+        missing = next(line for line in lines if "No matching distribution" in line)
+        reason = f"{missing}. It is not made for {here}, or not where pip looks. The README says "
+        reason += "which systems the course runs on."
     else:
         reason = "\n".join(lines[-12:])
     raise CourseError(f"Installation failed: {reason}")
@@ -247,10 +306,13 @@ def check_pair(python: str) -> None:
 
 
 def _mismatch(reason: str) -> None:
-    raise CourseError(
-        f"torch and torchvision cannot be imported together ({reason}). Both must come from the "
-        "same build: reinstall them in one call, pip install --force-reinstall torch torchvision."
-    )
+    todo = "Both must come from the same build: reinstall them in one call, pip install "
+    todo += "--force-reinstall torch torchvision."
+    if "DLL" in reason or "WinError" in reason:
+        todo = "A library of Windows is missing: https://aka.ms/vs/17/release/vc_redist.x64.exe."
+    elif "No module named" in reason:
+        todo = "A module is missing: delete the folder .venv, or install it, and call this again."
+    raise CourseError(f"torch and torchvision cannot be imported together ({reason}). {todo}")
 
 
 def bootstrap() -> None:
@@ -266,7 +328,7 @@ def bootstrap() -> None:
     done = complete(skip=TOOLS)
     if done:
         print("Installed into this kernel: " + ", ".join(line for _, _, line in done))
-        loaded = [name for name, _, _ in done if name in sys.modules]
+        loaded = [name for name, _, _ in done if MODULES.get(name, name) in sys.modules]
         if loaded:
             print(f"Restart the kernel: it still uses the previous {', '.join(loaded)}.")
     try:
@@ -278,7 +340,7 @@ def bootstrap() -> None:
 
 def call(command: list, cwd: "Path | None" = None, more: "dict | None" = None) -> int:
     """Run a command with `more` in its environment, to its end, however this one is stopped."""
-    child = subprocess.Popen(command, cwd=cwd, env=dict(os.environ, **(more or {})))
+    child = subprocess.Popen(command, cwd=cwd, env=dict(variables(command[0]), **(more or {})))
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:

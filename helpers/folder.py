@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 
 LAYOUT = "expected train/<class>/* and test/<class>/* in it"
-UNASKED = ("Thumbs.db", "desktop.ini", "__MACOSX")  # files that systems put there; .* as well
+UNASKED = (
+    "Thumbs.db",
+    "desktop.ini",
+    "__MACOSX",
+    "Icon\r",
+)  # files that systems put there; .* as well
 
 
 class FolderError(ValueError):

@@ -21,7 +21,7 @@ from helpers import recipes, results
 from helpers.checkpoint import CheckpointError
 from helpers.data import HOLDOUT, Data, load
 from helpers.download import DownloadError
-from helpers.environment import CourseError
+from helpers.environment import CourseError, cuda_works
 from helpers.measure import check_batch, new_net
 from helpers.preparation import rank_and_processes
 from helpers.session import find_device
@@ -112,8 +112,9 @@ def join_processes() -> torch.device:
     if torch.cuda.is_available():
         if local >= (gpus := torch.cuda.device_count()):
             raise CourseError(f"{gpus} GPU(s) on this machine: --nproc-per-node={gpus} at most")
+        torch.cuda.set_device(local)
+    if cuda_works():
         device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
     else:  # processes on MPS cannot talk to each other
         device = torch.device("cpu") if many else find_device()
     if many:

@@ -19,7 +19,7 @@ import torch
 from helpers.augment import normalise
 from helpers.checkpoint import write
 from helpers.data import Data
-from helpers.environment import CourseError
+from helpers.environment import CourseError, cuda_works
 from helpers.models import DavidNet, SpeedNet
 from helpers.preparation import rank_and_processes
 from helpers.recipes import COURSE, SOURCE, SPEEDRUN, Recipe
@@ -77,7 +77,7 @@ def one_run(recipe: Recipe, data: Data, width: int, seed: int, epochs: int | Non
 
     On the held-out images, or, where there are none, on the test set, opened here.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if cuda_works() else "cpu"
     torch.manual_seed(seed)
     model = new_net(recipe, data, width).to(device)
     history = fit(model, data.train, recipe=recipe, epochs=epochs, seed=seed)

@@ -18,7 +18,14 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from helpers import environment
-from helpers.environment import BOOTSTRAP_CELL, REPOSITORY, ROOT, CourseError, write_whole
+from helpers.environment import (
+    BOOTSTRAP_CELL,
+    REPOSITORY,
+    ROOT,
+    CourseError,
+    cuda_works,
+    write_whole,
+)
 from helpers.notebooks import Outcome, execute_all, read, write
 
 HELPERS = ROOT / "helpers"
@@ -100,7 +107,7 @@ def provenance(notebook: NotebookNode, profile: str) -> dict:
     import torch
 
     packages = ("torch", "torchvision", "numpy", "albumentations", "matplotlib")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name() if cuda_works() else platform.machine()
     return {
         "profile": profile,
         "device": device,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from helpers.augment import A, seed_transform
+from helpers.environment import cuda_works
 
 # What can hold no generator, or is not of one data set only.
 OPAQUE = (str, bytes, int, float, np.ndarray, torch.Tensor, type, FunctionType, ModuleType)
@@ -20,7 +21,7 @@ def random_state() -> dict:
     numpy = np.random.get_state(legacy=False)
     numpy["state"] = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in numpy["state"].items()}
     state = {"random": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if cuda_works():
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()

@@ -18,7 +18,7 @@ import torch
 from scipy.special import stdtrit
 
 from helpers.data import Data
-from helpers.environment import ROOT, CourseError, git, write_whole
+from helpers.environment import ROOT, CourseError, cuda_works, git, write_whole
 from helpers.evaluation import per_class_accuracy, predict
 from helpers.models import DavidNet
 from helpers.preparation import rank_and_processes
@@ -65,7 +65,7 @@ def settings(
 
 def origin(device: torch.device | None = None) -> dict:
     """Where and when a run was made; on which device, if not on CUDA or else the CPU."""
-    kind = device.type if device else "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.type if device else "cuda" if cuda_works() else "cpu"
     name = f"{kind.upper()}, {platform.machine()}"
     return {
         "device": torch.cuda.get_device_name() if kind == "cuda" else name,

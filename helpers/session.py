@@ -19,6 +19,7 @@ from torch import nn
 
 from helpers.data import Data, ImageSet, load
 from helpers.environment import ROOT as REPOSITORY
+from helpers.environment import cuda_works
 from helpers.models import DavidNet
 from helpers.preparation import memory_format
 from helpers.randomness import seed_all
@@ -174,7 +175,7 @@ def start(
 def choose_profile(name: str) -> Profile:
     """The profile of that name; "auto" looks for CUDA."""
     if name == "auto":
-        name = "full" if torch.cuda.is_available() else "cpu"
+        name = "full" if cuda_works() else "cpu"
     if name not in PROFILES:
         raise ValueError(f"profile {name!r}: expected auto, {', '.join(PROFILES)}")
     return PROFILES[name]
@@ -182,7 +183,7 @@ def choose_profile(name: str) -> Profile:
 
 def find_device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
+    if cuda_works():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         try:
@@ -201,6 +202,8 @@ def describe(session: Session) -> str:
     else:
         threads = torch.get_num_threads()
         device = f"{session.device.type}, {threads} thread{'s' * (threads > 1)}"
+        if torch.cuda.is_available():
+            device += " (this torch cannot compute on the GPU: README, Troubleshooting)"
     parts = f"{len(data.train):,} training, {len(data.val):,} held-out images"
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
     rows = {

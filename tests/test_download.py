@@ -163,6 +163,13 @@ def test_one_error_lists_every_mirror_with_its_reason_and_keeps_what_arrived(mir
         assert help in text
 
 
+def test_where_the_system_knows_no_certificates_those_of_certifi_are_taken(monkeypatch):
+    """As Python of python.org for macOS, until somebody installs its certificates."""
+    empty = download.ssl.SSLContext(download.ssl.PROTOCOL_TLS_CLIENT)
+    monkeypatch.setattr(download.ssl, "create_default_context", lambda: empty)
+    assert len(download.certificates().get_ca_certs()) > 50
+
+
 @pytest.mark.parametrize("kind", ["ok", "redirect", "no-length", "no-range"])
 def test_a_good_mirror_suffices(mirror, tmp_path, kind):
     assert get([mirror(kind), mirror("404")], tmp_path).read_bytes() == PAYLOAD

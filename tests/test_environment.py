@@ -1,15 +1,19 @@
 """The set-up, tried for real with fake wheels: small environments, no network."""
 
 import ast
+import importlib
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -141,7 +145,8 @@ def test_an_environment_with_torch_is_completed(course: Path, with_pip: Path, tm
     wheels = tmp_path / "wheels"
     hidden = wheels.rename(tmp_path / "hidden")
     offline = ask(python, course)
-    assert "package index cannot be reached; connect to the network" in offline.stderr
+    assert "No matching distribution found for " in offline.stderr
+    assert f"not made for Python {platform.python_version()} on " in offline.stderr
     hidden.rename(wheels)
     done = ask(python, course)
     assert done.stdout.splitlines()[-1] == str(python), done.stderr
@@ -186,12 +191,22 @@ def test_works_from_anywhere_and_says_what_is_missing(course: Path, bare: Path, 
 
 @pytest.mark.parametrize("found", [None, "python3.12"])
 def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
-    monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
+    monkeypatch.setattr(environment, "runs", lambda name: name == found)
     for version_info in ((3, 9, 1), (3, 15, 0)):
         monkeypatch.setattr(sys, "version_info", version_info)
         with pytest.raises(CourseError, match="needs Python 3.10 to 3.14") as error:
             environment.check_python()
         assert ("call python3.12 instead" if found else "python.org") in str(error.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell scripts")
+def test_a_command_that_does_not_start_is_no_python(tmp_path: Path, monkeypatch):
+    """pyenv has one for each version, also for those that are not installed."""
+    for name, code in {"python3.12": 127, "python3.13": 0}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [environment.runs(f"python3.{minor}") for minor in (11, 12, 13)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -236,12 +251,86 @@ def test_no_venv_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module:
         ("OSError: [Errno 28] No space left on device", "the disk is full; make room"),
         ("NewConnectionError: Temporary failure in name resolution", "cannot be reached"),
         ("error: externally-managed-environment", "belongs to the system"),
+        ("SSLError: CERTIFICATE_VERIFY_FAILED", "certificate is not trusted here.*PIP_CERT"),
+        ("ERROR: No matching distribution found for torch", "for torch. It is not made for Python"),
         ("ERROR: ResolutionImpossible", "ResolutionImpossible"),
     ],
 )
 def test_a_failed_installation_says_what_to_do(said: str, expected: str):
     with pytest.raises(CourseError, match=expected):
         environment._call([sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"])
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("operator torchvision::nms does not exist", "from the same build"),
+        ("No module named 'torch'", "delete the folder .venv, or install it"),
+        ("[WinError 126] Error loading c10.dll", "https://aka.ms/vs/17/release/vc_redist.x64.exe"),
+    ],
+)
+def test_a_torch_that_cannot_be_imported_is_told_from_one_that_is_absent(said: str, expected: str):
+    with pytest.raises(CourseError, match=re.escape(f"({said}). ") + f".*{expected}"):
+        environment._mismatch(said)
+
+
+def test_a_python_that_was_built_without_a_library(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(environment, "OWN", False)
+    monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(CourseError, match="was built without lzma .*take another Python"):
+        environment.make_venv()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_interpreter_sees_nothing_of_pythonpath(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "of/this/one")
+    assert "PYTHONPATH" not in environment.variables("another")
+    assert environment.variables(sys.executable)["PYTHONPATH"] == "of/this/one"
+
+
+def test_what_pip_puts_into_a_new_folder_of_the_user_is_found(monkeypatch, tmp_path: Path):
+    """As on a hub whose own folder is read-only, where the user has installed nothing before."""
+    mine = tmp_path / "mine"
+
+    def install(python, arguments):
+        mine.mkdir()
+        (mine / "just_arrived.py").touch()
+
+    monkeypatch.setattr(environment, "pip_install", install)
+    monkeypatch.setattr(environment, "problems", lambda path: [("thing", None, "thing>=1")])
+    monkeypatch.setattr(environment, "check_pair", lambda python: None)
+    monkeypatch.setattr(environment.site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(environment.site, "getusersitepackages", lambda: str(mine))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert environment.complete() == [("thing", None, "thing>=1")]
+    assert importlib.import_module("just_arrived")
+
+
+def test_a_module_that_was_imported_before_its_new_version_came(monkeypatch, capsys):
+    rows = [("Pillow", "9", "Pillow>=10"), ("thing", None, "thing>=1")]
+    monkeypatch.setattr(environment, "complete", lambda skip: rows)
+    importlib.import_module("PIL")
+    environment.bootstrap()
+    assert "Restart the kernel: it still uses the previous Pillow." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("system", "refusals", "works"),
+                         [("nt", 2, True), ("nt", 9, False), ("posix", 1, False)])  # fmt: skip
+def test_a_file_that_windows_holds_for_a_moment(system, refusals, works, monkeypatch):
+    calls = []
+
+    def replace(old, new):
+        calls.append((old, new))
+        if len(calls) <= refusals:
+            raise PermissionError("another program has it open")
+
+    quick = SimpleNamespace(replace=replace, name=system)
+    monkeypatch.setattr(environment, "os", quick)
+    monkeypatch.setattr(environment.time, "sleep", lambda seconds: None)
+    with nullcontext() if works else pytest.raises(PermissionError):
+        environment.rename("old", "new")
+    assert calls == [("old", "new")] * (3 if works else 5 if system == "nt" else 1)
 
 
 @pytest.mark.parametrize("bounds", [">=2.4,<3", ">=2.0.8,<2.1", ">=0.11,<0.12", ">=1.26,!=2.1", ""])
@@ -362,7 +451,12 @@ def test_environment_yml_delegates():
 def test_every_import_is_named_in_the_requirements():
     """What a helper or a notebook imports, requirements.txt names, with a bound and a reason."""
     modules = dict.fromkeys(["IPython", "jupyter_client", "psutil"], "ipykernel")
-    modules |= {"PIL": "Pillow", "cv2": "opencv-python-headless", "nbformat": "nbclient"}
+    modules |= {
+        "certifi": "jupyterlab",
+        "PIL": "Pillow",
+        "cv2": "opencv-python-headless",
+        "nbformat": "nbclient",
+    }
     modules |= dict.fromkeys(["pygments", "traitlets", "jinja2"], "nbconvert")
     named = {name for name, bounds, _ in packages.requirements() if bounds}
     assert named == {name for name, _, _ in packages.requirements()}

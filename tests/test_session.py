@@ -43,10 +43,24 @@ def test_an_mps_that_gives_out_no_memory_is_left_alone(works, monkeypatch):
         if not works:
             raise RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes)")
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(session, "cuda_works", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch, "zeros", zeros)
     assert session.find_device() == torch.device("mps" if works else "cpu")
+
+
+def test_a_gpu_that_this_torch_has_no_code_for_is_left_alone(monkeypatch):
+    def ones(*size, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert session.find_device() == torch.device("cpu")
+    assert session.choose_profile("auto").name == "cpu"
+    assert results.origin()["device"].startswith("CPU")
+    started = session.start("smoke")
+    assert "this torch cannot compute on the GPU" in session.describe(started)
 
 
 def test_an_unknown_profile_is_named():
