@@ -413,6 +413,13 @@ def test_bad_arguments_say_what_to_do():
         assert same(few, before)
 
 
+def test_a_folder_that_cannot_be_made_is_named_before_the_first_step(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(training.Run, "train_step", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(OSError, match="runs cannot be made .*: name one .*COURSE_RUNS"):
+        fit(net(), batches(), recipe=SMALL, out=tmp_path / "file" / "runs", verbose=False)
+
+
 def test_mistakes_leave_the_earlier_run_in_the_folder_alone(tmp_path):
     fit(net(), pictures(), recipe=SMALL, epochs=1, out=tmp_path, verbose=False)
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}
