@@ -10,7 +10,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -102,7 +102,8 @@ def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
     """Within it Ctrl-C lets `run` finish its step and is raised then, the checkpoint written.
 
     A second one is raised at once, and so is the first where the caller has an answer of its own to
-    Ctrl-C, or has called from a thread, where Python does not hear it.
+    Ctrl-C, has called from a thread, where Python does not hear it, or loads with workers that were
+    not forked: they hear it too, and end.
     """
     usual, process = signal.getsignal(signal.SIGINT), os.getpid()
 
@@ -110,21 +111,28 @@ def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
         if os.getpid() == process:  # and not a worker of the loader, which ends with this one
             signal.signal(number, usual)
             run.stop = True
-            tqdm.write("Stopping after this step, to keep it. (Ctrl-C once more stops at once.)")
+            with suppress(Exception):  # it may interrupt a print, and `| tee` has ended by now
+                tqdm.write(
+                    "Stopping after this step, to keep it. (Ctrl-C once more stops at once.)"
+                )
 
     heard = threading.current_thread() is threading.main_thread()
     if heard := heard and usual is signal.default_int_handler:
         signal.signal(signal.SIGINT, wait)
     try:
         yield
-        if run.stop:  # in the evaluation after the last step
-            raise KeyboardInterrupt
     except Stopped:
         save(folder, state(run, settings))
+        raise
+    except RuntimeError as error:
+        if run.stop and "DataLoader worker" in str(error):
+            raise KeyboardInterrupt from error
         raise
     finally:
         if heard:
             signal.signal(signal.SIGINT, usual)
+    if run.stop:  # in the evaluation after the last step
+        raise KeyboardInterrupt
 
 
 def save(folder: Path, state: dict) -> None:
@@ -193,8 +201,8 @@ def read(path: Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a cut or altered file fails in zip, pickle or torch, as it likes
         raise CheckpointError(f"{path.name} cannot be read ({type(error).__name__})") from error
-    if not isinstance(state, dict) or "settings" not in state:
-        raise CheckpointError(f"{path.name} is not a checkpoint of this course")
+    if not isinstance(state, dict) or not {"settings", "begun"} <= state.keys():
+        raise CheckpointError(f"{path.name} is not a checkpoint of this version of the course")
     if state.pop("checksum", None) != checksum(state):
         raise CheckpointError(f"{path.name} is damaged: its content does not match its checksum")
     return state

@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> int:
         raise CourseError(
             f"Process {rank} of {processes} stops: {error}\nIf it lost the connection, another "
             "process ended first, and the reason stands in that one's message. The work up to the "
-            "last whole epoch is kept: start the same command again with --resume."
+            "last checkpoint is kept: start the same command again with --resume."
         ) from error
     return 0
 

@@ -5,7 +5,6 @@ Read `Run.train_step` first (one batch), then `Run.train_epoch` (when to look at
 `helpers.launch` is the same from the shell and for torchrun.
 """
 
-import collections
 import copy
 import operator
 import time
@@ -68,7 +67,8 @@ def fit(
         process, on Ctrl-C, and `model.pt`, at the end. With `resume` the run that ended there goes
         on from its last step that was kept, on a CPU bit for bit; without, these files of an
         earlier run are deleted. (Of batches only the number is compared: that they are of the same
-        images is for you to see.)
+        images is for you to see. Amid an epoch, a loader that draws from torch's global stream
+        while the net does, for its dropout, may go on differently.)
     compile: torch.compile, on CUDA only; a net that is compiled already asks for it too.
     verbose: a line an epoch, and a progress bar for people.
 
@@ -81,6 +81,7 @@ def fit(
     Leaves the random state of torch, numpy and random as found and, where it raises, the model too;
     generators of a loader and its data set begin anew in each epoch. Raises:
         ValueError, TypeError: before anything is trained, for arguments that do not fit together.
+        checkpoint.Stopped: Ctrl-C, a KeyboardInterrupt, after the step that was kept.
         NonFiniteLoss: with the first bad step, its LR and what to try.
         checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
         torch.cuda.OutOfMemoryError: with a batch size that fits.
@@ -150,10 +151,11 @@ def fit(
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
         if isinstance(error, checkpoint.Stopped):
+            traceback.clear_frames(error.__traceback__)  # or they keep the loader's workers alive
             print(f"Stopped {error}. The net is as it was before this run; resuming goes on there.")
         elif isinstance(error, KeyboardInterrupt):
             print("Stopped. The net is as it was before this run. With out=, resuming goes on from "
-                  "the last whole epoch in that folder.")  # fmt: skip
+                  "the last checkpoint in that folder.")  # fmt: skip
         raise
     return run.history
 
@@ -236,12 +238,15 @@ class Run:
 
     def train_epoch(self, epoch: int, bar: tqdm) -> tuple[float, float, float]:
         """All batches once; `epoch` from 0. Mean loss, accuracy, seconds."""
-        began, first = time.perf_counter() - self.seconds, epoch * self.steps
+        began, first = time.perf_counter(), epoch * self.steps
         look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
         batches, done, losses = iter(self.batches), len(self.losses), self.losses
         if done:  # before an interruption: past these batches, to the random state after them
-            collections.deque(islice(batches, done), maxlen=0)
+            for _ in islice(batches, done):
+                if self.stop:
+                    raise KeyboardInterrupt  # nothing new to keep
             set_random_state(self.random)
+            began = time.perf_counter() - self.seconds
         for i, batch in enumerate(batches, done):
             x, y, count = self.share(*batch, i)
             try:

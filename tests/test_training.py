@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -761,7 +762,7 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     with pytest.raises(KeyboardInterrupt):
         fit(model, Interrupted(batches()), recipe=SMALL, out=tmp_path, verbose=False)
     said = capsys.readouterr().out
-    assert "net is as it was before" in said and "the last whole epoch in that folder" in said
+    assert "net is as it was before" in said and "the last checkpoint in that folder" in said
     assert same(model, before)
 
     class AtOnce(list):
@@ -855,13 +856,86 @@ class Pressing(list):
             yield batch
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError, RuntimeError])
+def test_ctrl_c_keeps_the_step_though_nobody_can_be_told(error, tmp_path, monkeypatch):
+    """As in `| tee log`, which the same Ctrl-C has ended, or amid another print."""
+
+    def write(text):
+        raise error
+
+    monkeypatch.setattr(checkpoint.tqdm, "write", write)
+    with pytest.raises(checkpoint.Stopped):
+        fit(net(), Pressing(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 5
+
+
+@pytest.mark.parametrize("pressed", [True, False])
+def test_ctrl_c_also_ends_workers_that_were_not_forked(pressed, tmp_path, capsys):
+    """They hear it themselves; then the loader complains of them, which helps nobody."""
+
+    class Spawned(Pressing):
+        times = int(pressed)
+
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if self.passes == 3 and number == 1:
+                    raise RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
+                yield batch
+
+    with pytest.raises((KeyboardInterrupt, RuntimeError)) as stop:
+        fit(net(), Spawned(batches()), recipe=SMALL, out=tmp_path, verbose=False)
+    assert stop.type is (KeyboardInterrupt if pressed else RuntimeError)
+    assert ("the last checkpoint in that folder" in capsys.readouterr().out) == pressed
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_ctrl_c_leaves_no_worker_behind(tmp_path, monkeypatch):
+    loader = DataLoader(Noisy(), 32, num_workers=1, multiprocessing_context="fork")
+    Press(monkeypatch, training.Run, "train_step", 1)
+    with pytest.raises(checkpoint.Stopped) as stop:
+        fit(net(), loader, recipe=SMALL, out=tmp_path, verbose=False)
+    assert stop.value.__traceback__ is not None  # a notebook keeps it, too
+    assert not multiprocessing.active_children()
+
+
+def test_a_resumed_epoch_passes_over_what_it_has_seen(tmp_path, monkeypatch):
+    """In no time of its own, and Ctrl-C need not wait for the end of it."""
+    clock, start = [0], time.perf_counter()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: start + clock[0])
+
+    class Slow(list):
+        passes, pressed_at = 0, None  # (pass, batch), the first pass tries one batch
+
+        def __iter__(self):
+            self.passes += 1
+            for number, batch in enumerate(super().__iter__()):
+                clock[0] += 1
+                if (self.passes, number) == self.pressed_at:
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    def run(pressed_at, **more):
+        slow = Slow(batches())
+        slow.pressed_at = pressed_at
+        return fit(net(), slow, recipe=SMALL, out=tmp_path, verbose=False, **more)
+
+    with pytest.raises(checkpoint.Stopped):
+        run((3, 1))
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run((2, 0), resume=True)
+    assert stop.type is KeyboardInterrupt and (tmp_path / "checkpoint.pt").read_bytes() == kept
+    assert [row["seconds"] for row in run(None, resume=True)] == pytest.approx([3, 3, 3])
+
+
 def test_ctrl_c_twice_stops_at_once(tmp_path, capsys):
     twice = Pressing(batches())
     twice.times = 2
     with pytest.raises(KeyboardInterrupt) as stop:
         fit(net(), twice, recipe=SMALL, out=tmp_path, verbose=False)
     assert stop.type is KeyboardInterrupt
-    assert "the last whole epoch in that folder" in capsys.readouterr().out
+    assert "the last checkpoint in that folder" in capsys.readouterr().out
     assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 3
 
 
