@@ -905,28 +905,29 @@ def test_a_resumed_epoch_passes_over_what_it_has_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(training.time, "perf_counter", lambda: start + clock[0])
 
     class Slow(list):
-        passes, pressed_at = 0, None  # (pass, batch), the first pass tries one batch
+        passes = 0  # the first one tries one batch
 
         def __iter__(self):
             self.passes += 1
             for number, batch in enumerate(super().__iter__()):
-                clock[0] += 1
+                clock[0] += self.seconds
                 if (self.passes, number) == self.pressed_at:
                     signal.raise_signal(signal.SIGINT)
                 yield batch
 
-    def run(pressed_at, **more):
+    def run(pressed_at, seconds, **more):
         slow = Slow(batches())
-        slow.pressed_at = pressed_at
+        slow.pressed_at, slow.seconds = pressed_at, seconds  # (pass, batch); of each batch
         return fit(net(), slow, recipe=SMALL, out=tmp_path, verbose=False, **more)
 
     with pytest.raises(checkpoint.Stopped):
-        run((3, 1))
+        run((3, 1), 10)
     kept = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(KeyboardInterrupt) as stop:
-        run((2, 0), resume=True)
+        run((2, 0), 1, resume=True)
     assert stop.type is KeyboardInterrupt and (tmp_path / "checkpoint.pt").read_bytes() == kept
-    assert [row["seconds"] for row in run(None, resume=True)] == pytest.approx([3, 3, 3])
+    seconds = [row["seconds"] for row in run(None, 1, resume=True)]
+    assert seconds == pytest.approx([30, 10 + 10 + 1, 3])
 
 
 def test_ctrl_c_twice_stops_at_once(tmp_path, capsys):
