@@ -116,8 +116,9 @@ def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
                     "Stopping after this step, to keep it. (Ctrl-C once more stops at once.)"
                 )
 
-    heard = threading.current_thread() is threading.main_thread()
-    if heard := heard and usual is signal.default_int_handler:
+    main = threading.current_thread() is threading.main_thread()
+    ours = main and usual is signal.default_int_handler
+    if ours:
         signal.signal(signal.SIGINT, wait)
     try:
         yield
@@ -129,7 +130,7 @@ def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        if heard:
+        if ours:
             signal.signal(signal.SIGINT, usual)
     if run.stop:  # in the evaluation after the last step
         raise KeyboardInterrupt

@@ -9,12 +9,7 @@ from pathlib import Path
 import numpy as np
 
 LAYOUT = "expected train/<class>/* and test/<class>/* in it"
-UNASKED = (
-    "Thumbs.db",
-    "desktop.ini",
-    "__MACOSX",
-    "Icon\r",
-)  # files that systems put there; .* as well
+UNASKED = ("Thumbs.db", "desktop.ini", "__MACOSX", "Icon\r")  # put there by systems; .* as well
 
 
 class FolderError(ValueError):
