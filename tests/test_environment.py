@@ -86,8 +86,11 @@ def version(python: Path, name: str) -> str:
     return ask(python, REPOSITORY, code).stdout.strip()
 
 
-def test_made_once_then_used_then_repaired(course: Path, bare: Path, with_pip: Path):
+def test_made_once_then_used_then_repaired(
+    course: Path, bare: Path, with_pip: Path, monkeypatch: pytest.MonkeyPatch
+):
     """One story, because an environment takes seconds to make."""
+    monkeypatch.setenv("PIP_USER", "1")  # as some shared machines have it: not for an environment
     own = course / ".venv"
     python = own / environment.venv_python().relative_to(environment.VENV)
     wheels = course.parents[1] / "wheels"
@@ -281,6 +284,26 @@ def test_a_python_that_was_built_without_a_library(monkeypatch, tmp_path: Path):
     with pytest.raises(CourseError, match="was built without lzma .*take another Python"):
         environment.make_venv()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("visible", "works", "smi", "told"),
+    [
+        (True, True, True, "cuda: Tesla K80, 12 GB, CUDA 13.0"),
+        (True, False, True, "cpu: this torch cannot compute on Tesla K80, 12 GB, CUDA 13.0"),
+        (False, False, True, "cpu: there may be a GPU, but this torch is built without CUDA"),
+        (False, False, False, "cpu"),
+    ],
+)
+def test_a_report_tells_why_a_gpu_is_not_used(visible, works, smi, told, monkeypatch):
+    gpu = SimpleNamespace(name="Tesla K80", total_memory=12e9)
+    cuda = SimpleNamespace(is_available=lambda: visible, get_device_properties=lambda i: gpu)
+    none = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: False))
+    made = SimpleNamespace(cuda="13.0" if visible else None)
+    torch = SimpleNamespace(cuda=cuda, backends=none, version=made)
+    monkeypatch.setattr(environment, "cuda_works", lambda: works)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name if smi else None)
+    assert doctor.gpu_or_cpu(torch) == told
 
 
 def test_another_interpreter_sees_nothing_of_pythonpath(monkeypatch):
