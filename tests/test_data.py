@@ -295,6 +295,8 @@ def pets(tmp_path):
 
 def test_a_folder(pets):
     for junk in (".DS_Store", "Thumbs.db", "train/.DS_Store", "train/cat/desktop.ini", "Icon\r"):
+        if os.name == "nt" and "\r" in junk:
+            continue  # a name that only macOS gives
         (pets / junk).write_bytes(b"junk")
     data = load(f"folder:{pets}")
     assert (data.name, data.classes) == ("folder", ("cat", "dog"))
