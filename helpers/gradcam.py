@@ -49,12 +49,13 @@ def grad_cam(
     layer: a module of the model, or its dotted name. target: None (the predicted class), one class
     for all, or (B,). The model runs in eval mode and is left as found, also after an error.
     """
-    if x.ndim != 4 or not x.is_floating_point() or not x.isfinite().all():
+    if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(
-            f"expected normalised images (B, 3, H, W), finite floats, got {tuple(x.shape)}, "
-            f"{x.dtype}{'' if x.isfinite().all() else ', not all finite'}: a single image becomes "
-            "a batch as x[None]"
+            f"expected normalised images (B, 3, H, W), float, got {tuple(x.shape)}, {x.dtype}:"
+            " a single image becomes a batch as x[None]"
         )
+    if bad := int((~x.isfinite()).sum()):
+        raise ValueError(f"{bad} of the {x.numel()} values are not finite: look at the images")
     name, layer = _find(model, layer)
     with eval_mode(model), torch.inference_mode(False), torch.no_grad():
         logits, maps = _forward(model, x, layer, name)
