@@ -310,8 +310,8 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a folder that is gone
-        gone = os.name == "nt" and error.errno == errno.EINVAL  # how Windows says it
-        if gone or isinstance(error, BrokenPipeError):  # as in `doctor | head -1`: nobody reads on
+        pipe = error.errno == errno.EINVAL and error.filename is None  # how Windows says it
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and pipe):  # `doctor | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         print(f"A file cannot be read or written: {error}", file=sys.stderr)

@@ -101,9 +101,9 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
 def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
     """Within it Ctrl-C lets `run` finish its step and is raised then, the checkpoint written.
 
-    A second one is raised at once, and so is the first where the caller has an answer of its own to
-    Ctrl-C, has called from a thread, where Python does not hear it, or loads with workers that were
-    not forked: they hear it too, and end.
+    A second one is raised at once. Workers of a loader that were not forked hear the first one too,
+    and end: then it is raised with no step kept. Nothing changes where the caller has an answer of
+    its own to Ctrl-C, nor in a thread, where Python does not hear it.
     """
     usual, process = signal.getsignal(signal.SIGINT), os.getpid()
 

@@ -81,7 +81,7 @@ def gpu_or_cpu(torch) -> str:
         works = environment.cuda_works()
         return f"cuda: {told}" if works else f"cpu: this torch cannot compute on {told}"
     if shutil.which("nvidia-smi") and not torch.version.cuda:
-        return "cpu: there may be a GPU, but this torch is built without CUDA"
+        return "cpu: there may be a GPU, but this torch is built without CUDA (README)"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -12,6 +12,7 @@ import ssl
 import sys
 import tarfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
@@ -98,7 +99,7 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
     part.touch()  # where this fails, no mirror is to blame
     reasons = []
     for url in urls:
-        host = url.split("//")[-1].split("/")[0]
+        host = urllib.parse.urlsplit(url).hostname or url
         print(f"Asking {host} for {path.name}", flush=True)  # it may take long not to answer
         for _ in range(TRIES):
             had = part.stat().st_size

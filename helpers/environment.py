@@ -6,7 +6,6 @@ torch, torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 
 import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -31,7 +31,7 @@ OWN = Path(sys.prefix).resolve() == VENV.resolve()  # is this the course's own i
 STAMP = VENV / "course-stamp"  # digest of what was installed, written last; "installing" until then
 KEEP = ("torch", "torchvision", "numpy")  # replaced under a running kernel, they break it
 KERNEL = ("ipykernel", "ipython", "jupyter-client", "tornado", "pyzmq")  # so do these
-MODULES = dict({"Pillow": "PIL"}, **dict.fromkeys(OPENCV, "cv2"))  # where the names differ
+MODULES = {"Pillow": "PIL", **dict.fromkeys(OPENCV, "cv2")}  # where the names differ
 TOOLS = ("jupyterlab", "ipykernel", "nbclient", "nbval")  # around the notebooks, not in them
 NO_NETWORK = ("NewConnectionError", "ConnectTimeout", "NameResolution", "getaddrinfo", "ProxyError",
               "name resolution", "ReadTimeout", "Connection refused", "Network is unreachable",
@@ -105,9 +105,10 @@ def rename(old: Path, new: Path) -> None:
             time.sleep(pause)
 
 
+@lru_cache(1)  # one answer for the whole session
 def cuda_works() -> bool:
-    """Can torch compute on the current GPU? A driver also shows GPUs for which this torch has no
-    code, and those that somebody else keeps."""
+    """Can torch compute on a GPU here? A driver also shows GPUs for which this torch has no code,
+    and those that somebody else keeps."""
     import torch  # here: this module is imported before there is one
 
     try:
@@ -129,7 +130,10 @@ def check_python() -> None:
 def runs(name: str) -> bool:
     """Does this command start? One of pyenv is there for each version, installed or not."""
     found = shutil.which(name)
-    return bool(found) and subprocess.call([found, "--version"], stdout=PIPE, stderr=PIPE) == 0
+    try:
+        return bool(found) and subprocess.run([found, "--version"], stdout=PIPE).returncode == 0
+    except OSError:  # it is no program
+        return False
 
 
 def venv_python() -> Path:
@@ -182,8 +186,9 @@ def prepare() -> str:
     the current one completed, if it is an environment that has torch; else a new .venv.
 
     Raises:
-        CourseError: unsupported Python, no venv module, no network, full disk, an outdated or
-            mismatched torch that must not be replaced.
+        CourseError: unsupported Python, one without venv or a library, a system that a package is
+            not made for, no network, full disk, an outdated or mismatched torch that must not be
+            replaced.
     """
     python = ready()
     if python:
@@ -200,17 +205,15 @@ def make_venv() -> str:
     python, lacks = str(venv_python()), ask(venv_python())
     broken = lacks is None or stamp() == "installing"  # absent, damaged or interrupted
     if broken and not OWN:  # from the start, but nobody saws off the branch they sit on
-        for module in ("venv", "ensurepip"):
-            if not importlib.util.find_spec(module):
-                todo = "on Debian or Ubuntu, sudo apt install python3-venv, then call this again"
-                raise CourseError(f"This Python has no {module} module: {todo}.")
-        for module in ("ssl", "lzma", "bz2", "ctypes"):
+        for module in ("venv", "ensurepip", "ssl", "lzma", "bz2", "ctypes"):
             try:
                 importlib.import_module(module)
             except ImportError as error:
+                todo = "take another Python, or install that library and build this one again"
+                if module in ("venv", "ensurepip"):
+                    todo = "on Debian or Ubuntu, sudo apt install python3-venv"
                 raise CourseError(
-                    f"This Python was built without {module} ({error}), which the packages need: "
-                    "take another Python, or install that library and build this one again."
+                    f"This Python has no {module} module ({error}): {todo}, then call this again."
                 ) from error
         print(f"Making the environment {VENV}", flush=True)
         _call([sys.executable, "-m", "venv", "--clear", str(VENV)])
@@ -219,7 +222,7 @@ def make_venv() -> str:
         free = shutil.disk_usage(str(ROOT)).free / 1e9
         size = f"some minutes, up to 7 GB of {free:.0f} free"
         print(f"Installing requirements.txt: {size}", flush=True)
-        pip_install(python, ["--no-user", "-r", str(REQUIREMENTS)])
+        pip_install(python, ["-r", str(REQUIREMENTS)])
         check_pair(python)
     STAMP.write_text(digest() + "\n", encoding="utf-8")
     return python
@@ -252,8 +255,9 @@ def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
             kept.write_text("\n".join(pins) + "\n", encoding="utf-8")
             pip_install(sys.executable, ["-c", str(kept)] + [line for _, _, line in lacks])
         importlib.invalidate_caches()
-        if site.ENABLE_USER_SITE and os.path.isdir(site.getusersitepackages()):
-            site.addsitedir(site.getusersitepackages())  # absent when this Python started
+        mine = site.getusersitepackages()
+        if site.ENABLE_USER_SITE and os.path.isdir(mine) and mine not in sys.path:
+            sys.path.insert(1, mine)  # absent when this Python started; before what is too old
         check_pair(sys.executable)
     return lacks
 
@@ -261,7 +265,10 @@ def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
 def pip_install(python: str, arguments: list) -> None:
     """Run `pip install` there, showing what it fetches. Raises CourseError with what to do."""
     shown = ("Collecting", "Downloading", "Installing", "Successfully")
-    _call([python, "-m", "pip", "install", "--disable-pip-version-check"] + arguments, shown)
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    if python != sys.executable or not site.ENABLE_USER_SITE:
+        command.append("--no-user")  # an environment has no such folder, whatever PIP_USER says
+    _call(command + arguments, shown)
 
 
 def _call(command: list, shown: tuple = ()) -> None:
@@ -300,7 +307,8 @@ def _call(command: list, shown: tuple = ()) -> None:
 
 def check_pair(python: str) -> None:
     """Raise CourseError unless torch and torchvision can be imported together there."""
-    done = subprocess.run([python, "-c", "import torch, torchvision"], stdout=PIPE, stderr=STDOUT)
+    command = [python, "-c", "import torch, torchvision"]
+    done = subprocess.run(command, stdout=PIPE, stderr=STDOUT, env=variables(python))
     if done.returncode != 0:
         _mismatch((done.stdout.decode("utf-8", "replace").strip().splitlines() or ["killed"])[-1])
 
@@ -308,8 +316,8 @@ def check_pair(python: str) -> None:
 def _mismatch(reason: str) -> None:
     todo = "Both must come from the same build: reinstall them in one call, pip install "
     todo += "--force-reinstall torch torchvision."
-    if "DLL" in reason or "WinError" in reason:
-        todo = "A library of Windows is missing: https://aka.ms/vs/17/release/vc_redist.x64.exe."
+    if "WinError 126" in reason or "WinError 1114" in reason:
+        todo = "Windows lacks a library: install https://aka.ms/vs/17/release/vc_redist.x64.exe."
     elif "No module named" in reason:
         todo = "A module is missing: delete the folder .venv, or install it, and call this again."
     raise CourseError(f"torch and torchvision cannot be imported together ({reason}). {todo}")

@@ -21,7 +21,7 @@ from helpers import recipes, results
 from helpers.checkpoint import CheckpointError
 from helpers.data import HOLDOUT, Data, load
 from helpers.download import DownloadError
-from helpers.environment import CourseError, cuda_works
+from helpers.environment import CourseError
 from helpers.measure import check_batch, new_net
 from helpers.preparation import rank_and_processes
 from helpers.session import find_device
@@ -109,12 +109,11 @@ def join_processes() -> torch.device:
     """Meet the other processes where torchrun started this one; the device to work on."""
     many = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
     local = int(os.environ.get("LOCAL_RANK", 0))
-    if torch.cuda.is_available():
+    if many and torch.cuda.is_available():  # one on its CPU would never meet those on GPUs
         if local >= (gpus := torch.cuda.device_count()):
             raise CourseError(f"{gpus} GPU(s) on this machine: --nproc-per-node={gpus} at most")
-        torch.cuda.set_device(local)
-    if cuda_works():
         device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     else:  # processes on MPS cannot talk to each other
         device = torch.device("cpu") if many else find_device()
     if many:

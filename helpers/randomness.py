@@ -18,9 +18,9 @@ OPAQUE = (str, bytes, int, float, np.ndarray, torch.Tensor, type, FunctionType, 
 
 def random_state() -> dict:
     """Of the global streams of torch, numpy and random, in tensors and plain values."""
-    numpy = np.random.get_state(legacy=False)
-    numpy["state"] = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in numpy["state"].items()}
-    state = {"random": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
+    drawn = np.random.get_state(legacy=False)
+    drawn["state"] = {key: np.asarray(value).tolist() for key, value in drawn["state"].items()}
+    state = {"random": random.getstate(), "numpy": drawn, "torch": torch.get_rng_state()}
     if cuda_works():
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():

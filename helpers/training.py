@@ -63,9 +63,9 @@ def fit(
     epochs: instead of the recipe's, whose LR curve is compressed to them. (For another batch size
         pass `recipe.with_batch(size)`.)
     device: where to train, and where the model stays; default: where it is.
-    out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch and, by one
-        process, on Ctrl-C, and `model.pt`, at the end. With `resume` the run that ended there goes
-        on from its last step that was kept, on a CPU bit for bit; without, these files of an
+    out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and on
+        Ctrl-C where one process trains; `model.pt`, written at the end. With `resume` the run in it
+        goes on after the last step that was kept, on a CPU bit for bit; without, these files of an
         earlier run are deleted. (Of batches only the number is compared: that they are of the same
         images is for you to see. Amid an epoch, a loader that draws from torch's global stream
         while the net does, for its dropout, may go on differently.)

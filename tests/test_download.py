@@ -163,11 +163,23 @@ def test_one_error_lists_every_mirror_with_its_reason_and_keeps_what_arrived(mir
         assert help in text
 
 
-def test_where_the_system_knows_no_certificates_those_of_certifi_are_taken(monkeypatch):
+def test_where_the_system_knows_no_certificates_those_of_certifi_are_taken(
+    tmp_path, monkeypatch, capsys
+):
     """As Python of python.org for macOS, until somebody installs its certificates."""
     empty = download.ssl.SSLContext(download.ssl.PROTOCOL_TLS_CLIENT)
     monkeypatch.setattr(download.ssl, "create_default_context", lambda: empty)
-    assert len(download.certificates().get_ca_certs()) > 50
+    taken = []
+
+    def urlopen(request, context, **options):
+        taken.append(context)
+        raise OSError("no network")
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", urlopen)
+    with pytest.raises(DownloadError):
+        download.download(["https://user:word@mirror.example:8/a//b"], tmp_path / "a.gz", MD5, 9)
+    assert capsys.readouterr().out == "Asking mirror.example for a.gz\n"
+    assert taken == [empty] and len(empty.get_ca_certs()) > 50  # added to what the system knows
 
 
 @pytest.mark.parametrize("kind", ["ok", "redirect", "no-length", "no-range"])

@@ -185,7 +185,6 @@ def test_a_rank_without_a_meeting_place_is_one_process(monkeypatch):
 def test_processes_meet_with_nccl_where_it_is(monkeypatch):
     """Windows has GPUs and no NCCL. 30 minutes: a slow line may keep the first one downloading."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(launch, "cuda_works", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     for name, value in dict(RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, MASTER_ADDR="here").items():
@@ -218,7 +217,7 @@ def test_a_process_of_several_ends_at_once(rank):
 def test_more_processes_than_gpus_are_refused_before_they_meet(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    for name, value in dict(RANK=2, LOCAL_RANK=2, WORLD_SIZE=3, MASTER_ADDR="here").items():
+        monkeypatch.setenv(name, str(value))
     with pytest.raises(CourseError, match=r"2 GPU\(s\).*--nproc-per-node=2 at most"):
         launch.join_processes()

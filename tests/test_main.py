@@ -473,8 +473,8 @@ def test_the_commit_is_none_of_a_folder_above(tmp_path, monkeypatch):
 
 
 def test_windows_says_otherwise_that_nobody_reads_on(monkeypatch, capfd):
-    def gone(*_):
-        raise OSError(errno.EINVAL, "Invalid argument")
+    def gone(*_, name=None):
+        raise OSError(errno.EINVAL, "Invalid argument", name)
 
     monkeypatch.setattr(environment, "ready", lambda: sys.executable)
     monkeypatch.setattr(cli, "doctor", gone)
@@ -486,6 +486,9 @@ def test_windows_says_otherwise_that_nobody_reads_on(monkeypatch, capfd):
     monkeypatch.setattr(cli, "os", windows)
     assert cli.main(["doctor"]) == 1
     assert capfd.readouterr().err == "" and len(turned) == 1
+    monkeypatch.setattr(cli, "doctor", lambda *_: gone(name="a?b.txt"))
+    assert cli.main(["doctor"]) == 1  # and this is how it says all it has no number for
+    assert "A file cannot be read or written: [Errno 22]" in capfd.readouterr().err
 
 
 def test_nobody_reads_on(monkeypatch):

@@ -393,12 +393,20 @@ def test_any_class_names_leave_room_for_the_figure(names, recwarn):
     assert not recwarn.list
 
 
+def test_titles_of_wide_letters_stay_above_their_images():
+    names = ["MMM WWW MMM WWW"] * 5
+    figure = plots.misclassified_grid(images(5), names, names, "t").figure
+    figure.canvas.draw()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes]
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
 def test_letters_of_other_scripts_come_from_a_font_that_is_installed(monkeypatch, recwarn):
     fonts = [SimpleNamespace(name=name) for name in ("DejaVu Sans", "Yu Gothic", "Another")]
-    with mpl.rc_context():
-        monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    with mpl.rc_context(), monkeypatch.context() as patch:
+        patch.setattr(font_manager.fontManager, "ttflist", fonts)
         runpy.run_path(style.__file__)
-        assert mpl.rcParams["font.family"] == ["DejaVu Sans", "Yu Gothic"]
+        assert mpl.rcParams["font.family"] == ["sans-serif", "Yu Gothic"]
     plots.bars({"\ud55c": 1, "b": 2}, "t", "x", "alt").png()  # boxes, and no line for each letter
     assert not recwarn.list
 

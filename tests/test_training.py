@@ -869,6 +869,23 @@ def test_ctrl_c_keeps_the_step_though_nobody_can_be_told(error, tmp_path, monkey
     assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 5
 
 
+class Hears(Noisy):
+    """A terminal's Ctrl-C reaches the loader's workers as well, here two times an image."""
+
+    def __getitem__(self, i):
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return super().__getitem__(i)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_forked_workers_leave_ctrl_c_to_the_process_that_trains(tmp_path, capfd):
+    loader = DataLoader(Hears(), 32, num_workers=1, multiprocessing_context="fork")
+    assert len(fit(net(), loader, recipe=SMALL, out=tmp_path, verbose=False)) == 3
+    assert "Stopping" not in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("pressed", [True, False])
 def test_ctrl_c_also_ends_workers_that_were_not_forked(pressed, tmp_path, capsys):
     """They hear it themselves; then the loader complains of them, which helps nobody."""
@@ -962,9 +979,9 @@ def test_a_callers_own_answer_to_ctrl_c_stays_and_threads_train(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends the signal of a terminal's Ctrl-C")
 def test_ctrl_c_in_a_terminal_and_resume(tmp_path):
-    """Both processes hear it: `python -m helpers`, and the one with the packages it has started."""
+    """As there, where the whole group of processes hears it."""
     command = [sys.executable, "-m", "helpers", "train", "--data", "shapes", "--width", "4"]
-    command += ["--limit", "512", "--batch-size", "64", "--epochs", "3", "--out"]
+    command += ["--limit", "512", "--batch-size", "64", "--epochs", "8", "--out"]
     subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True)
     cut = [*command, tmp_path / "cut"]
     child = subprocess.Popen(cut, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -1082,6 +1099,13 @@ def stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(net(), Stop(batches()), recipe=SMALL, out=tmp_path, verbose=False)
     return tmp_path, expected
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path):
+    state = {"settings": {}}
+    checkpoint.save(tmp_path, state)
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
+        checkpoint.read(tmp_path / "checkpoint.pt")
 
 
 def test_the_checksum_knows_shapes_and_types():

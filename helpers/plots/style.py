@@ -41,8 +41,8 @@ OTHER_SCRIPTS = (  # fonts of systems that have letters which matplotlib's own o
     "Malgun Gothic", "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo", "Arial Unicode MS",
 )  # fmt: skip
 INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
-# For the whole session, so that a learner's own figures have them as well.
-mpl.rcParams["font.family"] = ["DejaVu Sans", *(f for f in OTHER_SCRIPTS if f in INSTALLED)]
+# For the whole session: a learner's own figures have them as well.
+mpl.rcParams["font.family"] += [font for font in OTHER_SCRIPTS if font in INSTALLED]
 warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a line for each: boxes tell it
 BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes that hold nothing but an image
 Named = dict[str, np.ndarray]  # curves or maps, by the names that a figure shows
