@@ -491,6 +491,13 @@ def test_windows_says_otherwise_that_nobody_reads_on(monkeypatch, capfd):
     assert "A file cannot be read or written: [Errno 22]" in capfd.readouterr().err
 
 
+def test_a_program_without_any_output(monkeypatch):
+    monkeypatch.setattr(environment, "ready", lambda: sys.executable)
+    with monkeypatch.context() as patch:  # as `pythonw`, or a shell's `>&-`
+        patch.setattr(sys, "stdout", None)
+        assert cli.main(["doctor"]) == 0
+
+
 def test_nobody_reads_on(monkeypatch):
     command = [sys.executable, "-m", "helpers", "doctor"]
     child = subprocess.Popen(
