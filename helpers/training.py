@@ -258,7 +258,7 @@ class Run:
             self.counts.append(count)
             self.correct += hits
             bar.update()
-            if (i + 1) % look_every == 0 or i + 1 == self.steps:
+            if (i + 1) % look_every == 0 or i + 1 == self.steps or self.stop:
                 self.check(losses[-look_every:], first + max(0, i + 1 - look_every))
                 accuracy = self.correct.item() * self.processes / sum(self.counts)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -510,6 +511,15 @@ def test_losses_on_a_gpu_are_looked_at_together_and_the_first_bad_one_is_named()
     losses[31:33] = torch.tensor(float("inf")), torch.tensor(float("nan"))
     with pytest.raises(NonFiniteLoss, match=r"the loss is inf at step 281 \(in epoch 2\)"):
         run.check(losses, first=250)
+
+
+def test_a_stop_on_a_gpu_looks_at_the_losses_before_they_are_kept(monkeypatch):
+    run = training.Run(net(), batches((8,) * 10), SMALL, 3, torch.device("cpu"))
+    run.device, run.stop = SimpleNamespace(type="cuda"), True
+    bad = torch.tensor(float("nan")), torch.tensor(1)
+    monkeypatch.setattr(training.Run, "train_step", lambda *_: bad)
+    with pytest.raises(NonFiniteLoss, match="the loss is nan at step 0"):
+        run.train_epoch(0, training.progress_bar(30, 0, False))
 
 
 def test_too_little_memory_names_the_batch_that_fits_and_leaves_the_weights():
