@@ -1,6 +1,7 @@
 """What the tests share: where the official CIFAR-10 is, if anywhere."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard():
+    """A job in the background inherits an ignored SIGINT, and Python then leaves it so."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
