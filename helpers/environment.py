@@ -131,7 +131,7 @@ def runs(name: str) -> bool:
     """Does this command start? One of pyenv is there for each version, installed or not."""
     found = shutil.which(name)
     try:
-        return bool(found) and subprocess.run([found, "--version"], stdout=PIPE).returncode == 0
+        return bool(found) and subprocess.call([found, "--version"], stdout=PIPE, stderr=PIPE) == 0
     except OSError:  # it is no program
         return False
 

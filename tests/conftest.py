@@ -14,7 +14,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_is_heard():
-    """A job in the background inherits an ignored SIGINT, and Python then leaves it so."""
+    """A job in the background inherits an ignored SIGINT: Python then leaves it so, and all that it
+    starts inherit it too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -208,15 +208,19 @@ def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shell scripts")
-def test_a_command_that_does_not_start_is_no_python(tmp_path: Path, monkeypatch):
+def test_a_command_that_does_not_start_is_no_python(tmp_path: Path, monkeypatch, capfd):
     """pyenv has one for each version, also for those that are not installed."""
-    codes = {"python3.11": "no program", "python3.12": "exit 127", "python3.13": "exit 0"}
+    codes = {
+        "python3.11": "no program",
+        "python3.12": "echo not installed >&2; exit 127",
+        "python3.13": "exit 0",
+    }
     for name, code in codes.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n" if "exit" in code else code)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = [minor for minor in range(10, 15) if environment.runs(f"python3.{minor}")]
-    assert found == [13]
+    assert found == [13] and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -370,8 +370,6 @@ def test_the_child_gets_the_signals(number: int, tmp_path: Path):
     parent = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
         start_new_session=True,
-        # A job in the background inherits an ignored SIGINT, and Python then leaves it so.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert parent.stdout.readline() == "child\n"
     time.sleep(0.2)
@@ -385,8 +383,7 @@ def test_the_child_gets_the_signals(number: int, tmp_path: Path):
 def test_an_interrupted_installation_does_not_go_on_alone(number: int):
     """SIGINT as a notebook sends it, to this process alone."""
     child = "import os, time; print('child', os.getpid(), flush=True); time.sleep(30)"
-    code = "import signal, sys; from helpers import environment as e\n"
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = "import sys; from helpers import environment as e\n"
     code += f"e._call([sys.executable, '-c', {child!r}], ('child',))"
     parent = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
