@@ -173,8 +173,7 @@ def tables(folder: Path = FOLDER) -> str:
         "| CIFAR-10, test set | width | epochs | accuracy | with mirror images "
         "| seconds an epoch | seeds |",
         "|---|---|---|---|---|---|---|",
-        f"| report of 2020 | 64 | 24 | {100 * old['accuracy']:.2f} % | "
-        f"| {old['seconds']:.0f} | 1 |",
+        f"| 2020 report | 64 | 24 | {100 * old['accuracy']:.2f} % | | {old['seconds']:.0f} | 1 |",
     ]
     notes, classes = {}, {}  # where a run was made: the recipes of which that holds
     for name, content in found.items():
@@ -202,7 +201,7 @@ def tables(folder: Path = FOLDER) -> str:
             classes.setdefault(label, []).append(f"{mean:.0%}")
     if not found:
         return "Nothing has been measured yet."
-    heads = ["class", "report of 2020", *found]
+    heads = ["class", "2020 report", *found]
     by_class = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for (label, cells), then in zip(classes.items(), old["per_class"], strict=True):
         by_class.append(f"| {label} | {then:.0%} | {' | '.join(cells)} |")
