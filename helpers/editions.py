@@ -116,8 +116,8 @@ def as_slides(notebook: NotebookNode) -> NotebookNode:
 
     - `#` and `##` start a slide, `###` a subslide. Prerequisites, set-up, exercises and further
       reading are left out.
-    - Of a text, its first paragraph under a heading, lists, tables, quotes, formulas and calls to
-      predict are shown; the rest becomes the speaker's notes.
+    - Of a text, its first paragraph under a heading, lists, tables, quotes, formulas, what leads
+      to these, and calls to predict are shown; the rest becomes the speaker's notes.
     - A code cell is a subslide of its own under the section's heading: a figure without its code,
       other outputs below theirs. Code that prints nothing is a note, unless it defines something.
       What needs a kernel, tagged `live`, is left out.
@@ -190,8 +190,10 @@ def _shown(blocks: list[str], under_heading: bool) -> tuple[list[str], list[str]
     striking = re.compile(r"([-*>|!]|\d+\.) |\*\*(Predict|Question)|\$\$|```|\|")
     shown, told = [], []
     for number, block in enumerate(blocks):
+        after = "".join(blocks[number + 1 : number + 2])
         first = under_heading and number == 0
-        (shown if first or striking.match(block) else told).append(block)
+        leads = after.startswith("$$") or (block.endswith(":") and striking.match(after))
+        (shown if first or leads or striking.match(block) else told).append(block)
     return shown, told
 
 
@@ -212,7 +214,10 @@ def _formula(found: re.Match) -> str:
     if not found["mark"]:
         return found.group()
     tex = " ".join(found["formula"].split())
+    display = found["mark"] == "$$"
+    scale = 1.3 if display else 1
     plain = re.sub(r"\\[tbB]ig[lr]?(?![a-z])", "", tex)
+    plain = plain.replace(r"\frac", r"\dfrac") if display else plain
     plain = re.sub(r"\\tfrac(\d)(\d)", r"\\frac{\1}{\2}", plain)
     plain = re.sub(r"\\sqrt +(\w)", r"\\sqrt{\1}", plain)
     plain = re.sub(r"\\[lr]Vert\b", r"\\Vert", re.sub(r"\\le\b", r"\\leq", plain))
@@ -226,8 +231,9 @@ def _formula(found: re.Match) -> str:
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     data = base64.b64encode(svg.getvalue()).decode()
-    size = f"height:{(height + 2) / 12:.2f}em;vertical-align:{-(depth + 1) / 12:.2f}em"
-    kind = "display" if found["mark"] == "$$" else "inline"
+    high, low = scale * (height + 2) / 12, scale * (depth + 1) / 12
+    size = f"height:{high:.2f}em;vertical-align:{-low:.2f}em"
+    kind = "display" if display else "inline"
     return (
         f'<img class="math {kind}" alt="{escape(tex)}" style="{size}" '
         f'src="data:image/svg+xml;base64,{data}">'

@@ -52,10 +52,13 @@ class LayerTable:
     __repr__ = __str__  # a notebook without HTML shows the table too
 
     def _repr_html_(self) -> str:
-        cell = '<td style="text-align:{}">{{}}</td>'
-        form = cell.format("left") * 2 + cell.format("right") * 5
-        rows = [f"<tr>{form.format(*map(html.escape, row))}</tr>" for row in self._cells()]
-        return f"<table>{rows[0].replace('td', 'th')}{''.join(rows[1:])}</table>"
+        cell = '<{0} align="{1}" style="text-align:{1}">{{}}</{2}>'.format  # GitHub drops styles
+        left, right = cell("td", "left", "td"), cell("td", "right", "td")
+        named = cell('th scope="row"', "left", "th")
+        head = "".join(cell('th scope="col"', side, "th") for side in ["left"] * 2 + ["right"] * 5)
+        first, *rest = [list(map(html.escape, row)) for row in self._cells()]
+        rows = "".join(f"<tr>{(named + left + right * 5).format(*row)}</tr>" for row in rest)
+        return f"<table><thead><tr>{head.format(*first)}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def layer_table(

@@ -5,6 +5,7 @@ and returns a sentence when all does. An untouched stub is "not attempted", neve
 """
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -23,7 +24,8 @@ class Verdict:
 
     def __repr__(self) -> str:
         mark = {"right": "Right.", "wrong": "Not yet.", "not attempted": "Not attempted."}
-        return f"{mark[self.status]} {self.message}"
+        lines = f"{mark[self.status]} {self.message}".splitlines()
+        return "\n".join(textwrap.fill(line, 88) for line in lines)  # JupyterLab cuts words
 
 
 class Wrong(Exception):

@@ -33,7 +33,7 @@ def effective_fields(maps: Named, fields: dict[str, int], title: str) -> Picture
     figure, axes = frame(
         title, "pixels from its centre", columns=count, width=2.9 * count, height=3.7
     )
-    dashed = {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
+    told, dashed = [], {"fill": False, "lw": 2, "ls": "--", "edgecolor": "white"}
     for ax, (stage, gradient) in zip(np.ravel(axes), maps.items(), strict=True):
         used = np.argwhere(gradient > 0)
         low, high = used.min(0), used.max(0)  # row and column of the first and the last pixel
@@ -47,5 +47,7 @@ def effective_fields(maps: Named, fields: dict[str, int], title: str) -> Picture
         ax.locator_params(nbins=4, integer=True)
         ax.grid(False)
         ax.set_title(f"{stage}: {fields[stage]}x{fields[stage]}")
-    alt = f"{title}: bright where the unit looks most, its receptive field dashed. Panels: "
-    return Picture(figure, alt + ", ".join(f"{s} {fields[s]} pixels" for s in maps) + ".")
+        bright = np.ptp(np.argwhere(gradient > gradient.max() / 2), axis=0) + 1
+        told.append(f"in {stage} {'x'.join(map(str, bright))} of {fields[stage]}x{fields[stage]}")
+    alt = f"{title}. Field dashed; pixels at least half as bright as the brightest "
+    return Picture(figure, f"{alt}span {'; '.join(told)} pixels.")

@@ -127,11 +127,11 @@ def layer_maps(image: np.ndarray, raw: Named, smooth: Named, title: str) -> Pict
         ax.imshow(image)
         ax.set_ylabel(text)
     axes[0, 0].set_title("the image")
-    sizes = []
+    told = []
     for (above, below), (name, values) in zip(axes.T[1:], raw.items(), strict=True):
         above.imshow(values, cmap="inferno", vmin=0)
         above.set_title(f"{name}: {len(values)}x{len(values[0])}")
         overlay(below, image, smooth[name])
-        sizes.append(f"{name} {len(values)}x{len(values[0])}")
-    sizes = ", ".join(sizes)
-    return Picture(figure, f"{title}: {sizes}; above in squares, below resized over the image.")
+        told.append(f"{name}, {len(values)}x{len(values[0])}, {brightest(values)}")
+    told = "; ".join(told)
+    return Picture(figure, f"{title}, above in squares, below resized over the image: {told}.")
