@@ -36,8 +36,8 @@ def like(pattern, wanted, convert):
 
 
 a_profile = like("|".join(PROFILES), ", ".join(PROFILES), str)
-from_0 = like("[0-9]+", "a whole number from 0 on", int)
-from_1 = like("0*[1-9][0-9]*", "a whole number from 1 on", int)
+from_0 = like("[0-9]+", "a whole number, 0 or more", int)
+from_1 = like("0*[1-9][0-9]*", "a whole number, 1 or more", int)
 address = like(r"[\w.-]+/[\w.-]+", "OWNER/NAME", lambda text: ("REPOSITORY", text))
 version = like(r"\d+\.\d+\.\d+", "three numbers, as in 0.2.0", lambda text: ("VERSION", text))
 a_source = like("auto|shapes|cifar10", "auto, shapes, cifar10 or folder:PATH", str)
@@ -51,7 +51,7 @@ def seed(text):
 
 
 def whole(path):
-    """The whole path, for a kernel, which works elsewhere; a home that nobody has stays a word."""
+    """The absolute path, for a kernel that runs in another folder; an unknown ~user is kept."""
     return Path(os.path.expanduser(path)).resolve()
 
 
@@ -74,7 +74,7 @@ def data_source(text):
 
 
 def told_before(name, default):
-    """What the environment says, as it says it to a notebook that is opened by hand."""
+    """The default from the environment, as for a notebook that is opened by hand."""
     return os.environ.get("COURSE_" + name) or default
 
 
@@ -91,12 +91,12 @@ def parser():
     commands.required = True
     add = commands.add_parser
     run = add("run", help="execute the notebooks into build/")
-    publish = add("publish", help="execute the notebooks and keep what came out in notebooks/")
+    publish = add("publish", help="execute the notebooks and keep their outputs in notebooks/")
     on = "; further arguments go to "
     test = add("test", **told("pytest over tests/ and all notebooks" + on + "pytest"))
-    train = add("train", help="train the net, also by torchrun, in one process or several")
-    measure = add("measure", help="train recipes over seeds into images/results/, for the README")
-    add("lab", **told("open JupyterLab on notebooks/, or the folder named" + on + "it"))
+    train = add("train", help="train the net in one process or, with torchrun, in several")
+    measure = add("measure", help="train recipes over several seeds for images/results/ and README")
+    add("lab", **told("open JupyterLab in notebooks/ or a given folder" + on + "JupyterLab"))
     add("doctor", help="what a bug report needs")
 
     for command in (run, publish):
@@ -104,12 +104,12 @@ def parser():
     for command in (run, publish, test):
         default = told_before("PROFILE", "smoke")
         command.add_argument("--profile", type=a_profile, default=default, metavar="NAME",
-                             help="smoke, the default, cpu, full or auto")  # fmt: skip
+                             help="smoke (the default), cpu, full or auto")  # fmt: skip
     for command in (run, publish, test, train):
         # A training from the shell is told by its own options alone.
         default = "0" if command is train else told_before("SEED", "0")
         command.add_argument("--seed", type=seed, default=default,
-                             help="of all random numbers, from 0")  # fmt: skip
+                             help="seed of all random numbers, 0 or more")  # fmt: skip
     for command in (run, publish, test, train, measure):
         default = {train: "auto", measure: "cifar10"}.get(command) or told_before("DATA", "auto")
         command.add_argument("--data", type=data_source, default=default, metavar="SOURCE",
@@ -117,7 +117,7 @@ def parser():
     for command in (train, measure):
         command.add_argument("--width", type=from_1, help="channels of the stem; default: 64")
         command.add_argument("--epochs", type=from_1, help="instead of the recipe's")
-        command.add_argument("--limit", type=from_1, help="at most so many images of each part")
+        command.add_argument("--limit", type=from_1, help="at most this many images in each part")
         where = "where the files go" if command is train else "default: images/results"
         command.add_argument("--out", type=folder, metavar="DIR", required=command is train,
                              help=where)  # fmt: skip
@@ -139,7 +139,7 @@ def parser():
     instead = publish.add_mutually_exclusive_group()  # of executing and keeping
     instead.add_argument("--check", action="store_true", help="fail if stored outputs are stale")
     instead.add_argument(
-        "--student", type=folder, metavar="DIR", help="write them without solutions"
+        "--student", type=folder, metavar="DIR", help="write notebooks without solutions"
     )
     instead.add_argument("--slides", type=folder, metavar="DIR", help="write slides of each lesson")
     instead.add_argument("--readme", action="store_true", help="only write the README's results")
@@ -153,7 +153,7 @@ def choose(only):
     """The notebooks in order, or those whose name starts with `only` (03, 3 or 03_lr)."""
     paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     if not paths:
-        raise CourseError(f"No notebooks in {NOTEBOOKS}: the course's copy is not whole.")
+        raise CourseError(f"No notebooks in {NOTEBOOKS}: this copy of the course is incomplete.")
     start = only.zfill(2) if only and only.isdecimal() else only
     chosen = [path for path in paths if only is None or start and path.name.startswith(start)]
     if not chosen:
@@ -175,7 +175,7 @@ def choice(options):
 
 
 def look_at_data(options):
-    """An error, or a download, once here and not in each notebook; what auto is stays decided."""
+    """Fail or download once, here and not in each notebook, and settle what "auto" stands for."""
     from helpers import launch, session
 
     profile = session.choose_profile(options.profile)
@@ -203,7 +203,7 @@ def publish(options, rest):
     paths = choose(options.only)
     if options.fact:
         name, value = options.fact
-        print(f"{value} now stands in: {', '.join(publishing.write_fact(name, value))}")
+        print(f"{value} is now in: {', '.join(publishing.write_fact(name, value))}")
     elif options.readme:
         from helpers import results
 
@@ -217,7 +217,7 @@ def publish(options, rest):
         publishing.check(paths)
         for name, count in editions.write_slides(paths, options.slides).items():
             print(f"{name}: {count} slides")
-        print(f"They are in {options.slides}, for any browser, and need no network")
+        print(f"The slides are in {options.slides}: open them in any browser, offline too")
     else:
         from helpers.session import choose_profile
 
@@ -264,7 +264,7 @@ def measure(options, rest):
     size = options.width or 64, options.seeds, options.epochs
     data = load_or_say(options.data, 5000 if options.ladder else 0, options.limit)
     if data.name != "cifar10" and folder.resolve() == results.FOLDER:
-        raise CourseError(f"{results.FOLDER} is for CIFAR-10: name another folder, --out DIR")
+        raise CourseError(f"{results.FOLDER} is for CIFAR-10 only: name another with --out DIR")
     names = ["course"] if options.ladder else options.recipe
     chosen = [getattr(recipes, name.upper()) for name in names]
     for recipe in chosen:
@@ -322,8 +322,8 @@ def main(arguments=None):
 
 
 def end(code):
-    """Leave Python. One of several processes at once: its end could wait for threads that wait for
-    a process that is gone."""
+    """Leave Python; one of several processes leaves at once, because a normal exit could wait for
+    threads that wait for a process that is gone."""
     if "RANK" in os.environ:
         try:
             sys.stdout.flush()

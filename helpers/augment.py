@@ -60,13 +60,13 @@ def train_transform(
 def seed_transform(transform: A.Compose, seed: int | None) -> None:
     """Start the random stream of a Compose anew, one stream for all its steps.
 
-    Its own `seed` gives every step the same seed, so an image's flip follows from an earlier crop.
+    Compose's `seed` gives every step the same seed, so a flip would follow from an earlier crop.
     """
     transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
 class AugmentedImages(Dataset):
-    """An ImageSet behind a Compose: item i is (float (3,32,32), label)."""
+    """An ImageSet seen through a Compose: item i is (float (3,32,32), label)."""
 
     def __init__(self, image_set: ImageSet, transform: A.Compose):
         self.images, self.labels, self.transform = image_set.images, image_set.labels, transform
@@ -89,8 +89,8 @@ def seed_worker(_: int) -> None:
 
 
 def default_workers() -> int:
-    """Loader workers that pay here: 2 (as many cores as Colab has), but 0 where a process starts
-    from nothing (Windows, macOS, Python 3.14): it would import torch anew in each epoch."""
+    """How many loader workers pay off here: 2 (Colab has two cores), but 0 where processes start
+    from scratch (Windows, macOS, Python 3.14): they would import torch anew in each epoch."""
     forks = multiprocessing.get_all_start_methods()[0] == "fork"  # the platform's default
     return min(2, os.cpu_count() or 1) if forks else 0
 
@@ -131,7 +131,7 @@ class BatchAugment:
 
     The generator is the CPU's, so a seed means the same draws on each device. flip: probability, or
     "alternating" (Jordan 2024, arXiv:2404.00498), in `Batches`: two successive epochs show every
-    image both ways round, where chance shows half of them twice alike.
+    image both ways round, where chance shows half of them the same way twice.
     """
 
     mean: Sequence[float]
@@ -211,7 +211,7 @@ class Batches:
         self.seed = operator.index(self.seed)  # of numpy: torch takes plain ones only
         if self.seed < 0 or not 0 <= self.shard[0] < self.shard[1]:
             raise ValueError(
-                f"seed {self.seed}, shard {self.shard}: expected a seed from 0 on, and of n ranks "
+                f"seed {self.seed}, shard {self.shard}: expected a seed, 0 or more, and of n ranks "
                 "(0, n) to (n - 1, n)"
             )
         self.images = torch.tensor(np.ascontiguousarray(self.image_set.images), device=self.device)

@@ -25,11 +25,11 @@ PARTS = ("model", "final", "optimizer", "scaler")  # of a `training.Run`; each h
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is damaged, or belongs to another run than the one that is to go on."""
+    """A checkpoint is damaged, or belongs to a run other than the one to be resumed."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, once the step at hand was done; the message says after which one."""
+    """Ctrl-C, raised once the current step was done; the message says which step that was."""
 
 
 def settings(run, train, seed: int) -> dict:
@@ -43,7 +43,7 @@ def settings(run, train, seed: int) -> dict:
 
 def state(run, settings: dict) -> dict:
     """All that the next step starts from. An epoch's random numbers follow from the seed and its
-    number; those of an epoch that has begun go on from `random`, past the batches it has seen."""
+    number; in an epoch that has begun they go on from `random`, after the batches already seen."""
     parts = {name: getattr(run, name).state_dict() for name in PARTS}
     losses = torch.stack(run.losses) if run.losses else torch.zeros(0)
     begun = {"losses": losses, "counts": run.counts, "correct": run.correct}
@@ -65,7 +65,7 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
         if run.rank == 0:
             old = [folder / name for name in (NEWEST, PREVIOUS, FINAL) if (folder / name).exists()]
             if old and not resume:
-                print(f"{folder} held another run, which is replaced: this one does not resume it")
+                print(f"{folder} held another run, which is replaced, not resumed")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -99,11 +99,11 @@ def begin(run, folder: Path, settings: dict, resume: bool) -> None:
 
 @contextmanager
 def kept_on_ctrl_c(run, folder: Path, settings: dict) -> Iterator[None]:
-    """Within it Ctrl-C lets `run` finish its step and is raised then, the checkpoint written.
+    """Within it, Ctrl-C lets `run` finish its step, writes the checkpoint, and is then raised.
 
-    A second one is raised at once. Workers of a loader that were not forked hear the first one too,
-    and end: then it is raised with no step kept. Nothing changes where the caller has an answer of
-    its own to Ctrl-C, nor in a thread, where Python does not hear it.
+    A second Ctrl-C is raised at once. Loader workers that were not forked receive the first one too
+    and end; it is then raised with no step kept. Nothing changes where the caller has a handler of
+    its own for Ctrl-C, nor in a thread, where Python does not receive it.
     """
     usual, process = signal.getsignal(signal.SIGINT), os.getpid()
 
@@ -162,13 +162,13 @@ def write(path: Path, value, keep: Path | None = None) -> None:
 
 
 def load(folder: Path, settings: dict) -> dict | None:
-    """The newest whole checkpoint in `folder` as it was saved, None where there is none yet.
+    """The newest intact checkpoint in `folder` as it was saved, None where there is none yet.
 
     settings: what must be equal to `state["settings"]`, nested dicts of plain values.
     Warns where the newest is damaged and the previous one is used.
 
     Raises:
-        CheckpointError: none is whole, or it is of another run; the message names what differs.
+        CheckpointError: none is intact, or it is from another run; the message names what differs.
     """
     damage = []
     for name in (NEWEST, PREVIOUS):
@@ -191,7 +191,7 @@ def load(folder: Path, settings: dict) -> dict | None:
         return state
     if damage:
         raise CheckpointError(
-            f"{' and '.join(damage)}: no whole checkpoint is left. Start again without resuming"
+            f"{' and '.join(damage)}: no intact checkpoint is left. Start again without resuming"
         )
     return None
 
@@ -200,7 +200,7 @@ def read(path: Path) -> dict:
     """The content of one checkpoint; CheckpointError if it is not exactly what was saved."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a cut or altered file fails in zip, pickle or torch, as it likes
+    except Exception as error:  # a truncated or altered file may fail in zip, pickle or torch
         raise CheckpointError(f"{path.name} cannot be read ({type(error).__name__})") from error
     if not isinstance(state, dict) or not {"settings", "begun"} <= state.keys():
         raise CheckpointError(f"{path.name} is not a checkpoint of this version of the course")

@@ -37,7 +37,7 @@ def check_statistics(mean, std) -> None:
     if not (three and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
         raise ValueError(
             f"mean {tuple(mean)}, std {tuple(std)}: expected three numbers each, for red, green "
-            "and blue, of values in 0..1: mean 0 to 1, std above 0 up to 1, to divide by"
+            "and blue, of values in 0..1: mean from 0 to 1, std above 0 and at most 1"
         )
 
 
@@ -71,7 +71,7 @@ class ImageSet:
             raise ValueError(f"labels must be in 0..{len(self.classes) - 1}, one for each class")
         if self.mean is None or self.std is None:
             if not n:
-                raise ValueError("no images, and neither mean nor std to normalise others with")
+                raise ValueError("no images to compute mean and std from: give both of them")
             mean, std = channel_statistics(self.images)
             self.mean = mean if self.mean is None else self.mean
             self.std = std if self.std is None else self.std
@@ -149,8 +149,8 @@ def load(
     `source`: auto (CIFAR-10 from disk, else downloaded, else the shapes with a notice), cifar10,
     shapes, or folder:PATH with train/<class>/* and test/<class>/*. `root`: where CIFAR-10 is or
     goes; None is COURSE_DATA_ROOT, else `data` beside `helpers`. `holdout`: training images set
-    aside as `val`, in proportion to the classes. `limit`: train, val and test each keep at most so
-    many. `seed` determines the shapes; the choice of images is the same whatever the seed.
+    aside as `val`, in proportion to the classes. `limit`: train, val and test keep at most this
+    many each. `seed` determines the shapes; the choice of images is the same whatever the seed.
     Raises ValueError (sizes that do not fit), folder.FolderError and download.DownloadError.
     """
     seed = operator.index(seed)
@@ -160,7 +160,7 @@ def load(
             return load("cifar10", root, holdout, limit)
         except download.DownloadError:
             notice = (
-                f"The built-in shapes stand in for CIFAR-10, which is not whole in {root} and "
+                f"The built-in shapes stand in for CIFAR-10, which is not complete in {root} and "
                 "could not be downloaded: numbers and pictures differ from the text. "
                 'load("cifar10") says what was tried and how to place the file by hand.'
             )
@@ -191,12 +191,12 @@ def _split(name: str, found: tuple, holdout: int, limit: int | None) -> Data:
         notice = f"{holdout} of the {images} training pictures are held out."
     if holdout != 0 and (holdout not in range(count, images - count + 1) or sizes.min() < 2):
         raise ValueError(
-            f"holdout={holdout!r} does not fit {images} training images in {count} classes, the "
-            f"fewest ({sizes.min()}) of {classes[sizes.argmin()]!r}: expected 0, or {count} to "
+            f"holdout={holdout!r} does not fit {images} training images in {count} classes (the "
+            f"smallest, {classes[sizes.argmin()]!r}, has {sizes.min()}): expected 0, or {count} to "
             f"{images - count}, with an image of each class on both sides"
         )
     if limit is not None and not (isinstance(limit, Integral) and limit >= count):
-        raise ValueError(f"limit={limit!r}: expected None, or {count} and more, one image a class")
+        raise ValueError(f"limit={limit!r}: expected None, or {count} or more, one image a class")
 
     def image_set(labels: np.ndarray, read: Callable, indices: np.ndarray, mean, std) -> ImageSet:
         if limit is not None and limit < len(indices):
@@ -218,8 +218,8 @@ def _choose(labels: np.ndarray, among: np.ndarray, count: int, spare: int = 0) -
     """`count` of the indices `among`, sorted, in proportion to the classes; always the same ones.
 
     The order is by a hash of the index, so that no library's random stream can change it. Every
-    class gives at least one and keeps at least `spare`. A smaller count chooses a part of a
-    larger one's images where the classes are equally large.
+    class gives at least one and keeps at least `spare`. Where the classes are equally
+    large, a smaller count chooses a subset of a larger one's images.
     """
     _, classes, sizes = np.unique(labels[among], return_inverse=True, return_counts=True)
     ideal = count * sizes / sizes.sum()

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, hardware, data, times. Missing things are said, never raised.
+"""What a bug report needs: versions, hardware, data, times. What is absent is reported, not raised.
 
 Standard library only, and no syntax newer than 3.6: it describes broken machines too.
 """
@@ -99,4 +99,4 @@ def full_run(folder: Path = ROOT / "images" / "results") -> str:
     if not on_gpu:
         return "made for a GPU, where nobody has measured it yet; not meant for a CPU"
     minutes, device = max(on_gpu)
-    return f"expected: each whole training takes {minutes:.1f} minutes on {device}"
+    return f"expected: each full training takes {minutes:.1f} minutes on {device}"

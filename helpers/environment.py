@@ -1,8 +1,8 @@
 """Finds or makes the interpreter that has everything in requirements.txt. Standard library only.
 
 Old Pythons must be able to read this file and __main__.py, so that they can say what is wrong:
-no syntax newer than 3.6 here. What is present is never replaced where it would break something:
-torch, torchvision, numpy and OpenCV of a running environment stay as they are.
+no syntax newer than 3.6 here. Nothing is replaced where that would break something: the torch,
+torchvision, numpy and OpenCV of a running environment stay as they are.
 """
 
 import importlib
@@ -109,7 +109,7 @@ def rename(old: Path, new: Path) -> None:
 def cuda_works() -> bool:
     """Can torch compute on a GPU here? A driver also shows GPUs for which this torch has no code,
     and those that somebody else keeps."""
-    import torch  # here: this module is imported before there is one
+    import torch  # here: this module is imported before torch is installed
 
     try:
         return torch.cuda.is_available() and torch.ones(1, device="cuda").add(1).item() == 2
@@ -122,13 +122,13 @@ def check_python() -> None:
     if not packages.supported():
         names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
         found = next((name for name in names if runs(name)), None)
-        todo = f"call {found} instead" if found else "install one from python.org and call that"
+        todo = f"run {found} instead" if found else "install one from python.org and run that"
         span, here = f"3.{OLDEST[1]} to 3.{NEWEST[1]}", sys.version.split()[0]
-        raise CourseError(f"The course needs Python {span}, and this is {here}: {todo}.")
+        raise CourseError(f"The course needs Python {span}, but this is {here}: {todo}.")
 
 
 def runs(name: str) -> bool:
-    """Does this command start? One of pyenv is there for each version, installed or not."""
+    """Does this command start? pyenv has one for each version, installed or not."""
     found = shutil.which(name)
     try:
         return bool(found) and subprocess.call([found, "--version"], stdout=PIPE, stderr=PIPE) == 0
@@ -158,7 +158,7 @@ def ask(python: Path) -> "list | None":
 
 
 def variables(python: str) -> dict:
-    """The environment for an interpreter: another one must not see what PYTHONPATH has for this."""
+    """The environment variables for an interpreter; another one must not get our PYTHONPATH."""
     own = python == sys.executable
     return {name: value for name, value in os.environ.items() if own or name != "PYTHONPATH"}
 
@@ -209,18 +209,18 @@ def make_venv() -> str:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                todo = "take another Python, or install that library and build this one again"
+                todo = "use another Python, or install that library and rebuild this one"
                 if module in ("venv", "ensurepip"):
                     todo = "on Debian or Ubuntu, sudo apt install python3-venv"
                 raise CourseError(
-                    f"This Python has no {module} module ({error}): {todo}, then call this again."
+                    f"This Python has no {module} module ({error}): {todo}, then run this again."
                 ) from error
         print(f"Making the environment {VENV}", flush=True)
         _call([sys.executable, "-m", "venv", "--clear", str(VENV)])
     if broken or lacks:
         STAMP.write_text("installing\n", encoding="utf-8")
         free = shutil.disk_usage(str(ROOT)).free / 1e9
-        size = f"some minutes, up to 7 GB of {free:.0f} free"
+        size = f"a few minutes, up to 7 GB of the {free:.0f} GB free"
         print(f"Installing requirements.txt: {size}", flush=True)
         pip_install(python, ["-r", str(REQUIREMENTS)])
         check_pair(python)
@@ -229,7 +229,7 @@ def make_venv() -> str:
 
 
 def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
-    """Install into this interpreter what it lacks of `path`; what that was, as in `problems`.
+    """Install what this interpreter lacks of `path`; returns that, in the form of `problems`.
 
     `skip` names packages that are not needed now.
 
@@ -241,8 +241,8 @@ def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
         if here and name in KEEP:
             raise CourseError(
                 f"{name} {here} is here, and the course needs {line}. Replacing it could break the "
-                "environment: upgrade torch, torchvision and numpy yourself, together, or call "
-                "`python3 -m helpers run` outside this environment, and the course makes its own."
+                "environment: upgrade torch, torchvision and numpy yourself, together, or run "
+                "`python3 -m helpers run` outside this environment: the course then makes its own."
             )
     if lacks:
         held = [n for n in KEEP + OPENCV + KERNEL if n not in [row[0] for row in lacks]]
@@ -263,7 +263,7 @@ def complete(path: Path = REQUIREMENTS, skip: tuple = ()) -> list:
 
 
 def pip_install(python: str, arguments: list) -> None:
-    """Run `pip install` there, showing what it fetches. Raises CourseError with what to do."""
+    """Run `pip install` in `python`, showing what it fetches. Its CourseError says what to do."""
     shown = ("Collecting", "Downloading", "Installing", "Successfully")
     command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     if python != sys.executable or not site.ENABLE_USER_SITE:
@@ -287,14 +287,14 @@ def _call(command: list, shown: tuple = ()) -> None:
         signal.signal(signal.SIGTERM, before)
     text = "\n".join(lines)
     if any(sign in text for sign in NO_SPACE):
-        reason = f"the disk is full; make room under {VENV.parent} and call this again."
+        reason = f"the disk is full; make room under {VENV.parent} and run this again."
     elif "CERTIFICATE_VERIFY_FAILED" in text:
-        reason = "the package index's certificate is not trusted here, as behind some companies' "
-        reason += "proxies: name a file with their certificate in PIP_CERT and call this again."
+        reason = "the package index's certificate is not trusted here, as happens behind some "
+        reason += "companies' proxies: name their certificate file in PIP_CERT and run this again."
     elif any(sign in text for sign in NO_NETWORK):
-        reason = "the package index cannot be reached; connect to the network and call this again."
+        reason = "the package index cannot be reached; connect to the network and run this again."
     elif "externally-managed-environment" in text:
-        reason = "this Python belongs to the system; call `python3 -m helpers lab` instead."
+        reason = "this Python belongs to the system; run `python3 -m helpers lab` instead."
     elif "No matching distribution" in text:
         here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
         missing = next(line for line in lines if "No matching distribution" in line)
@@ -319,7 +319,7 @@ def _mismatch(reason: str) -> None:
     if "WinError 126" in reason or "WinError 1114" in reason:
         todo = "Windows lacks a library: install https://aka.ms/vs/17/release/vc_redist.x64.exe."
     elif "No module named" in reason:
-        todo = "A module is missing: delete the folder .venv, or install it, and call this again."
+        todo = "A module is missing: install it, or delete the folder .venv, and run this again."
     raise CourseError(f"torch and torchvision cannot be imported together ({reason}). {todo}")
 
 
@@ -332,7 +332,7 @@ def bootstrap() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network at import
     check_python()
     if not REQUIREMENTS.is_file():  # this kernel imported `helpers` from where the course was
-        raise CourseError(f"The course has left {ROOT}: restart the kernel, and it is found again.")
+        raise CourseError(f"The course is gone from {ROOT}: restart the kernel to find it again.")
     done = complete(skip=TOOLS)
     if done:
         print("Installed into this kernel: " + ", ".join(line for _, _, line in done))
@@ -347,7 +347,7 @@ def bootstrap() -> None:
 
 
 def call(command: list, cwd: "Path | None" = None, more: "dict | None" = None) -> int:
-    """Run a command with `more` in its environment, to its end, however this one is stopped."""
+    """Run a command with `more` in its environment; wait for its end even when interrupted."""
     child = subprocess.Popen(command, cwd=cwd, env=dict(variables(command[0]), **(more or {})))
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:

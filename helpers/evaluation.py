@@ -35,7 +35,7 @@ class Predictions:
         if labels.min() < 0 or labels.max() >= shape[1]:
             raise ValueError(
                 f"the model knows classes 0 to {shape[1] - 1}, the labels run from {labels.min()}"
-                f" to {labels.max()}: give it as many classes as the data"
+                f" to {labels.max()}: give the model as many classes as the data"
             )
 
     def __len__(self) -> int:
@@ -74,8 +74,8 @@ class Predictions:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; on leaving, each module gets its own mode, and torch, numpy and
-    random their states back."""
+    """The model in eval mode; on exit, each module gets its old mode back, and torch, numpy and
+    random their states."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         with random_state_kept():
@@ -114,7 +114,7 @@ def predict(
             out, y = model(x), torch.as_tensor(y)
             if not isinstance(out, Tensor) or y.is_floating_point():
                 got = f"{type(out).__name__} for images and labels of {y.dtype}"
-                raise TypeError(f"expected logits (B, C) and whole labels (B,), got a {got}")
+                raise TypeError(f"expected logits (B, C) and integer labels (B,), got a {got}")
             logits.append(((out + model(x.flip(-1))) / 2 if tta else out).float())
             labels.append(y)
     if not logits:

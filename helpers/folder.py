@@ -49,7 +49,7 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
             if inner := next((file for file, _ in pictures if file.is_dir()), None):
                 raise FolderError(f"{inner} is a folder in a class: {LAYOUT}, pictures only")
             if odd := next((file for file, _ in pictures if not file.is_file()), None):
-                raise FolderError(f"{odd} is no file that could hold a picture: remove it")
+                raise FolderError(f"{odd} is not a file that could hold a picture: remove it")
             if not pictures:
                 raise FolderError(f"{entry} is empty: every class needs pictures in both parts")
             files[part] += pictures
@@ -65,12 +65,12 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
 
 
 def _class_name(folder: Path) -> str:
-    """The folder's name; an accent as part of its letter, as most systems write it, but not all."""
+    """The folder's name, with accents as parts of their letters; not all systems write them so."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:
         raise FolderError(
-            f"{ascii(folder.name)} in {folder.parent} is no text: rename it"
+            f"{ascii(folder.name)} in {folder.parent} is not valid text: rename it"
         ) from None
     return unicodedata.normalize("NFC", folder.name)
 
@@ -111,7 +111,7 @@ def read_picture(file: Path, size: int, tally: Counter) -> np.ndarray:
         image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         raise FolderError(
-            f"{file} cannot be read as a picture ({error}): mend or remove it"
+            f"{file} cannot be read as a picture ({error}): repair or remove it"
         ) from error
     tally["read"] += 1
     tally["resized"] += (width, height) != (size, size)
@@ -129,7 +129,7 @@ def conversions(tally: Counter) -> str:
         "resized": "resized",
         "cropped": "cropped to a centred square before that",
         "grey": "made RGB from grey",
-        "transparent": "laid on white, being transparent",
+        "transparent": "transparent and put on white",
         "turned": "turned upright as the camera noted",
         "animated": "animated, of which the first frame is used",
     }

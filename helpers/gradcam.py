@@ -93,7 +93,7 @@ def _forward(model: nn.Module, x: Tensor, layer: nn.Module, name: str) -> tuple[
             )
         torch.set_grad_enabled(True)  # what comes before the layer needs no graph
         found.append(output.detach().clone().requires_grad_())
-        return found[-1].clone()  # an in-place ReLU behind the layer alters this copy only
+        return found[-1].clone()  # an in-place ReLU after the layer alters this copy only
 
     handle = layer.register_forward_hook(keep)
     # A CPU convolves and pools batches up to twice as fast with the channels last. On Apple's GPU
@@ -137,7 +137,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     their mean rank; NaN where a map is flat."""
     if a.ndim != 3 or a.shape != b.shape:
         raise ValueError(
-            f"expected maps (B, h, w), two times as many, got {tuple(a.shape)}, {tuple(b.shape)}"
+            f"expected maps (B, h, w) of equal shape, got {tuple(a.shape)}, {tuple(b.shape)}"
         )
     ranks = (rankdata(maps.detach().flatten(1).cpu().double(), axis=1) for maps in (a, b))
     u, v = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
@@ -205,7 +205,7 @@ def share_inside(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     if masks.dtype != torch.bool or masks.shape != maps.shape or maps.ndim != 3 or (maps < 0).any():
         got = f"{tuple(maps.shape)} and {masks.dtype} {tuple(masks.shape)}"
         raise ValueError(
-            f"expected maps (B, H, W) of 0 and more, and bool masks as large, got {got}"
+            f"expected maps (B, H, W), 0 or more, and bool masks of that shape, got {got}"
         )
     masks = masks.to(maps)
     return (maps * masks).sum((1, 2)) / maps.sum((1, 2)), masks.mean((1, 2))

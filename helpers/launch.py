@@ -29,7 +29,7 @@ from helpers.training import NonFiniteLoss, fit
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train the recipe's net: model.pt, results.json, checkpoint.pt in args.out. Returns 0.
+    """Train the recipe's net; model.pt, results.json, checkpoint.pt go to args.out. Returns 0.
 
     args: recipe (source, course, speedrun), data and holdout and limit (as in `data.load`), width,
     epochs and batch_size (None: the recipe's), profile (its name, or None), seed, out, resume.
@@ -71,7 +71,7 @@ def train(args: argparse.Namespace) -> int:
             raise
         raise CourseError(
             f"Process {rank} of {processes} stops: {error}\nIf it lost the connection, another "
-            "process ended first, and the reason stands in that one's message. The work up to the "
+            "process ended first, and that one's message says why. The work up to the "
             "last checkpoint is kept: start the same command again with --resume."
         ) from error
     return 0
@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> int:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """What its reader can mend leaves a training as CourseError; a fault of ours stays as it is."""
+    """Errors that the reader can fix leave a training as CourseError; our bugs stay as they are."""
     try:
         yield
     except (CheckpointError, NonFiniteLoss, torch.cuda.OutOfMemoryError) as error:
@@ -87,7 +87,7 @@ def one_sentence() -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made where it is absent, before the training and not after it."""
+    """The folder, made if it is absent: better an error now than after the training."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,7 +98,7 @@ def make_folder(path: Path) -> Path:
 
 
 def load_or_say(source: str, holdout: int = HOLDOUT, limit: int | None = None) -> Data:
-    """`data.load`; whatever is wrong with the source or the sizes is said in one sentence."""
+    """`data.load`; what is wrong with the source or the sizes becomes a CourseError."""
     try:
         return load(source, holdout=holdout, limit=limit)
     except (ValueError, OSError, DownloadError) as error:

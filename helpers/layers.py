@@ -1,6 +1,6 @@
 """Layer table and receptive field, by theory (helpers/tracing.py) and by gradient.
 
-Nothing here changes the model: copies of it run, in eval mode, the table's without any data.
+Nothing here changes the model: copies of it run, in eval mode; the table needs no data.
 """
 
 import html
@@ -18,9 +18,9 @@ from helpers.tracing import POINTWISE, Row, pair, run, window
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Rows in the order of the calls; rf: before a flatten or a pool over the whole map.
+    """Rows in the order of the calls; rf: of the last row before a flatten or a global pool.
 
-    print() shows it as text, a notebook as HTML. rf None beside a jump: it sees the whole image.
+    print() shows it as text, a notebook as HTML. rf None beside a jump means the whole image.
     """
 
     rows: tuple[Row, ...]
@@ -102,7 +102,7 @@ def _sequential(modules: list[tuple[str, nn.Module, Tensor]]) -> LayerTable:
 
 
 def _averages(op: str, call: dict, inputs: list[Tensor]) -> Tensor | None:
-    """Instead of the call an average or a sum of its inputs; None: the call itself."""
+    """What replaces a call: an average or a sum of its inputs; None: the call stays."""
     if op in POINTWISE - {"cat", "concat", "contiguous", "expand", "expand_as"}:
         return reduce(torch.add, inputs)
     if op == "linear":
@@ -161,7 +161,7 @@ def empirical_receptive_field(
 def effective_receptive_field(model: nn.Module, layer: str, images: Tensor) -> np.ndarray:
     """(H, W): mean |gradient| of the layer's centre unit, over images (N, 3, H, W) and channels.
 
-    Luo et al. 2016, "Understanding the Effective Receptive Field in Deep CNNs". The model's own
-    weights, eval mode; images normalised, on the model's device; layer: a row's name.
+    Luo et al. 2016, "Understanding the Effective Receptive Field in Deep CNNs". With the
+    model's own weights, in eval mode. images: normalised, on its device; layer: a row's name.
     """
     return _gradient(model, layer, images, weights=True)[0].mean((0, 1)).cpu().numpy()

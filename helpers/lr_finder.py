@@ -111,7 +111,7 @@ class RangeTest:
         return found
 
     def __str__(self) -> str:
-        """Every rule's LR, or its reason; a warning where two lie more than 10 times apart."""
+        """Every rule's LR, or why it has none; a warning where two differ more than tenfold."""
         said = self.suggestions()
         lines = [f"{k:9} {v if isinstance(v, str) else format(v, '.4g')}" for k, v in said.items()]
         lrs = {v: k for k, v in said.items() if isinstance(v, float)}
@@ -125,7 +125,7 @@ class RangeTest:
 
 
 def _valley(y: np.ndarray) -> int:
-    """Index L/3 + L/6 behind the start of the longest falling run of L steps, bumps left out."""
+    """Index L/3 + L/6 after the start of the longest falling run of L steps, bumps left out."""
     length = np.ones(len(y), dtype=int)  # of the longest run that ends at a step
     for i in range(len(y)):
         length[i] += length[:i][y[:i] > y[i]].max(initial=0)
@@ -136,7 +136,7 @@ def _valley(y: np.ndarray) -> int:
 
 
 def _slide(slope: np.ndarray, n: int) -> int:
-    """The last index before two slopes `gap` apart, moved to the left from the end, agree."""
+    """Going left from the end, the last index before two slopes `gap` apart agree."""
     gap, threshold = max(round(0.15 * n), 1), 0.5 / n
     left = np.arange(len(slope) - 1 - gap, -1, -1)
     flat = np.abs(slope[left + gap] - slope[left]) <= threshold
@@ -167,9 +167,9 @@ def lr_range_test(
     it ends. val: likewise; its accuracy is taken in eval mode, after each `every`-th step.
     mode: "exp" or "linear" growth. All parameter groups get the same LR.
     seeds: one or several; all that is random starts there: torch, numpy, random, and the generators
-    in `batches`. A seed ends where a loss is not finite or exceeds `diverge` times its lowest.
-    Works on copies, of the data too, and restores the RNG, whatever happens; refuses with
-    ValueError what cannot be copied or restored.
+    in `batches`. A sweep ends where a loss is not finite or exceeds `diverge` times its lowest.
+    Works on copies, of the data too, and restores the random state whatever happens. Raises
+    ValueError for what cannot be copied or restored.
     """
     seeds = tuple(map(operator.index, np.ravel(seeds).tolist()))
     every = operator.index(every)
@@ -181,7 +181,7 @@ def lr_range_test(
     if steps < 2 or every < 1 or not diverge > 1 or not seeds or min(seeds) < 0:
         raise ValueError(
             f"steps = {steps}, every = {every}, diverge = {diverge}, seeds = {seeds}: expected "
-            "2 steps or more, every from 1, diverge above 1, and a seed from 0 on, or several"
+            "2 steps or more, every 1 or more, diverge above 1, and seeds of 0 or more"
         )
     check_repeatable("batches", batches)
     check_repeatable("val", val)
@@ -244,7 +244,7 @@ def _endless(batches: Iterable) -> Iterator:
 
 
 def _seed_copies(seed: int, objects: Iterable) -> None:
-    """Start all that is random at `seed`, and each generator or epoch counter among `objects`."""
+    """Seed all that is random, and restart each generator or epoch counter among `objects`."""
     seed_all(seed)
     for item in objects:
         restart(item, seed)

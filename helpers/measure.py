@@ -56,8 +56,8 @@ def new_net(recipe: Recipe, data: Data, width: int) -> DavidNet | SpeedNet:
 
 
 def check_batch(recipe: Recipe, data: Data, advice: str = "another recipe") -> None:
-    """CourseError, before anything long, where an epoch would have no whole batch, or its last
-    batch too few images for all processes."""
+    """Raise CourseError, before anything long, if an epoch would have no full batch, or too few
+    images in its last one for all processes."""
     if recipe.drop_last and len(data.train) < recipe.batch_size:
         raise CourseError(
             f"{len(data.train)} training images do not fill one batch of {recipe.batch_size}: take "
@@ -123,7 +123,7 @@ def ladder(data: Data, width: int, seeds: int, epochs: int | None, folder: Path 
         if run["rung"] in LADDER and told != changes(LADDER[run["rung"]]):
             raise CourseError(
                 f"{path} holds {run['rung']!r} with other or unknown settings, {told}: move it "
-                "away, or measure into another folder, --out DIR"
+                "away, or measure into another folder with --out DIR"
             )
     done = {(run["rung"], run["seed"]) for run in runs}
     for seed in range(seeds):
@@ -154,17 +154,17 @@ def stored_runs(path: Path, wanted: dict) -> list[dict]:
         found = json.loads(path.read_text("utf-8"))
         here, devices = origin()["device"], {run["device"] for run in found["runs"]}
     except (ValueError, TypeError, KeyError) as error:
-        raise CourseError(f"{path} is no results file ({error!r}): move it away") from error
+        raise CourseError(f"{path} is not a results file ({error!r}): move it away") from error
     plain = json.loads(json.dumps(wanted))
     differs = [key for key, value in plain.items() if found.get(key) != value]
     if differs:
         raise CourseError(
             f"{path} holds runs with another {', '.join(differs)}: move it away, or measure into "
-            "another folder, --out DIR"
+            "another folder with --out DIR"
         )
     if devices - {here}:  # one file, one device: the tables name it
         raise CourseError(
-            f"{path} holds runs of {', '.join(devices - {here})}, and this is {here}: move it "
-            "away, or measure into another folder, --out DIR"
+            f"{path} holds runs of {', '.join(devices - {here})}, but this is {here}: move it "
+            "away, or measure into another folder with --out DIR"
         )
     return found["runs"]

@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Muon(torch.optim.SGD):
-    """SGD, but for the groups with "muon": True: convolutions that a batch norm follows.
+    """SGD, except for groups with "muon": True, the convolutions followed by a batch norm.
 
     As a matrix (outputs, inputs x height x width), the momentum of a convolution is dominated by
-    few directions, which all of its filters then follow. `orthogonal` makes all directions equally
+    a few directions, which all its filters then follow. `orthogonal` makes all directions equally
     long, and the rare ones, in which there is as much to learn, get their share.
 
-    The norm undoes any scale of the weights, so theirs is fixed, in place of weight decay: filters
-    have length 1, on average. `lr` is then, about, the length of a step relative to that of the
+    The norm undoes any scale of the weights, so it is fixed here, in place of weight decay: filters
+    have length 1 on average. `lr` is then roughly the length of a step relative to that of the
     weights; less where a layer has more outputs than inputs, and so fewer directions.
     """
 

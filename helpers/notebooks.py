@@ -33,18 +33,18 @@ class Outcome:
 
 
 class ThisPython(KernelSpecManager):
-    """Whatever kernel a notebook or the machine names, it is this interpreter's."""
+    """Runs this interpreter's kernel, whichever one a notebook or the machine names."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         return KernelSpec(**get_kernel_dict())
 
 
 def read(path: Path) -> NotebookNode:
-    """The notebook; CourseError where the file is none, as after a merge or a broken download."""
+    """The notebook; CourseError if the file is not one, as after a merge or a broken download."""
     try:
         return nbformat.read(path, as_version=4)
     except (ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise CourseError(f"{path} is no notebook: get it again\n{str(error)[:200]}") from error
+        raise CourseError(f"{path} is not a notebook: get it again\n{str(error)[:200]}") from error
 
 
 def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
@@ -103,7 +103,7 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
 def execute_all(paths: list[Path], choice: dict[str, str], out: Path) -> list[Outcome]:
     """Run the notebooks one after the other, failed ones included; print progress and a table."""
     out.mkdir(parents=True, exist_ok=True)
-    TemporaryFile(dir=out).close()  # a folder that takes no file is said before a lesson runs
+    TemporaryFile(dir=out).close()  # an error here if files cannot be written, before a lesson runs
     outcomes = []
     for number, path in enumerate(paths, 1):
         head = f"[{number}/{len(paths)}] {path.stem}"
@@ -133,5 +133,5 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def write(path: Path, notebook: NotebookNode) -> None:
-    """Whole or not at all."""
+    """Write the notebook completely or not at all."""
     write_whole(path, nbformat.writes(notebook).rstrip("\n") + "\n")

@@ -23,7 +23,7 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
         len(train)
     except TypeError:
         raise TypeError(
-            f"train is a {type(train).__name__} without a length, which the learning rate follows: "
+            f"train is a {type(train).__name__} without a length, which the learning rate needs: "
             "expected an ImageSet, a DataLoader or a list of batches"
         ) from None
     samplers = [getattr(o, "sampler", None) for o in (train, getattr(train, "batch_sampler", None))]
@@ -36,8 +36,8 @@ def as_batches(train, recipe: Recipe, device: torch.device, seed: int):
 
 
 def try_out(model: nn.Module, device: torch.device, parts: dict) -> torch.memory_format:
-    """Move the model to `device`, in the memory order that is fast there, or else the usual one:
-    which it was. Two images of each of `parts`, {name: data or None}, show that it works.
+    """Move the model to `device`, in the memory order that is fast there, or else the usual one;
+    returns that order. Two images of each of `parts`, {name: data or None}, show that it works.
 
     ValueError or TypeError, before anything long, for a model and data that do not fit together.
     """
@@ -59,7 +59,7 @@ def try_out(model: nn.Module, device: torch.device, parts: dict) -> torch.memory
 
 
 def two_images(name: str, data) -> ImageSet | list[tuple[Tensor, Tensor]]:
-    """Those with the lowest and the highest label; of batches, of the first one."""
+    """The images with the lowest and the highest label; of batches, from the first one."""
     if isinstance(data, ImageSet):
         order = data.labels.argsort()
         return data.subset(order[:: max(len(order) - 1, 1)])
@@ -99,16 +99,16 @@ def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format
 
 
 def is_fresh(model: nn.Module) -> bool:
-    """It has batch norms, and none has seen an image: without them nobody could tell."""
+    """Whether the model has batch norms and none has seen an image: without any, who could tell?"""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     return bool(norms) and not any(norm.running_mean.any() for norm in norms)
 
 
 @torch.no_grad()
 def dirac_(model: nn.Module) -> None:
-    """Make each 3x3 convolution, without groups, hand on its inputs as its first outputs.
+    """Make each 3x3 convolution without groups pass on its inputs as its first outputs.
 
-    Frozen ones stay as they are: somebody has chosen their weights.
+    Frozen ones stay as they are, because somebody has chosen their weights.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.groups) == ((3, 3), 1):

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class Cell:
-    """Where a notebook shows the bar; empty in the end, so that nothing of it is stored.
+    """Where a notebook shows the bar; emptied at the end, so that the bar is not stored.
 
     To tqdm it looks like a file.
     """
@@ -42,7 +42,7 @@ def progress_bar(total: int, done: int, shown: bool) -> tqdm:
 
 
 def print_line(bar: tqdm, record: dict) -> None:
-    """One epoch's record on standard output, by its own names, above the bar."""
+    """Print one epoch's record, names and values, on standard output, above the bar."""
     forms = {"epoch": "2d", "seconds": ".1f"}
     found = {name: value for name, value in record.items() if value is not None}
     parts = (f"{name} {value:{forms.get(name, '.4f')}}" for name, value in found.items())

@@ -149,14 +149,14 @@ def _imported(source: str) -> set[str]:
 
 
 def changed_helpers(notebook: NotebookNode) -> list[str]:
-    """The helpers that changed since the notebook's outputs were made, where those are noted."""
+    """The helpers that changed since the notebook's outputs were made, if they were recorded."""
     now = helper_digests(notebook)
     stored = notebook.metadata.get("course", {}).get("helpers", now)
     return sorted(name for name in {*stored, *now} if stored.get(name) != now.get(name))
 
 
 def fresh(notebook: NotebookNode) -> bool:
-    """Whether the stored outputs are those of the code cells."""
+    """Whether the stored outputs come from the code cells as they are now."""
     return notebook.metadata.get("course", {}).get("digest") == code_digest(notebook)
 
 
@@ -167,17 +167,17 @@ def check(paths: list[Path]) -> bool:
         notebook = read(path)
         if not fresh(notebook):
             good = False
-            print(f"{path.name}: its outputs are not those of its code cells; publish it again")
+            print(f"{path.name}: its outputs do not come from its current code; publish it again")
         if changed := changed_helpers(notebook):
             print(f"{path.name}: its outputs are older than {', '.join(changed)}")
     return good
 
 
 def edit_all(edit: Callable[[str], str], root: Path = ROOT) -> list[str]:
-    """Apply `edit` to the prose and to every cell's source; the files that changed.
+    """Apply `edit` to the prose and to every cell's source; returns the files that changed.
 
     For edits that change no output: where the stored outputs belonged to the cells, they still do.
-    All files are read before the first is written: a damaged one stops the edit and changes none.
+    All files are read before the first is written, so that a damaged one leaves all unchanged.
     """
     prose, lessons = {}, {}
     names = ("README.md", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md")

@@ -1,5 +1,5 @@
-"""Random state: kept for the caller, begun anew for an epoch or a seed, or refused where neither
-can be done."""
+"""Random state: kept for the caller, started anew for an epoch or a seed, or refused where neither
+is possible."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OPAQUE = (str, bytes, int, float, np.ndarray, torch.Tensor, type, FunctionType, 
 
 
 def random_state() -> dict:
-    """Of the global streams of torch, numpy and random, in tensors and plain values."""
+    """The state of the global streams of torch, numpy and random, as tensors and plain values."""
     drawn = np.random.get_state(legacy=False)
     drawn["state"] = {key: np.asarray(value).tolist() for key, value in drawn["state"].items()}
     state = {"random": random.getstate(), "numpy": drawn, "torch": torch.get_rng_state()}
@@ -29,7 +29,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Go on from what `random_state` gave; a device that is not there has none to be set."""
+    """Go on from what `random_state` returned; devices that are not here are skipped."""
     random.setstate(state["random"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -41,7 +41,7 @@ def set_random_state(state: dict) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn within, torch, numpy and random go on afterwards as if it were not."""
+    """After it, torch, numpy and random go on as if nothing had been drawn inside."""
     state = random_state()
     try:
         yield
@@ -78,8 +78,8 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
 
 
 def restart(item, seed: int) -> bool:
-    """Begin `item` at `seed` if it is random: a generator of torch, numpy or random, or a Compose
-    of albumentations. Whether it is."""
+    """Start `item` anew at `seed` if it is random: a generator of torch, numpy or random, or a
+    Compose of albumentations. Returns whether it is."""
     if isinstance(item, torch.Generator):
         item.manual_seed(seed)
     elif isinstance(item, np.random.Generator):
@@ -94,7 +94,7 @@ def restart(item, seed: int) -> bool:
 
 
 def check_repeatable(name: str, batches) -> None:
-    """An error where a second pass over `batches` could not be made exactly like the first."""
+    """Raise an error if a second pass over `batches` could not be exactly like the first."""
     if batches is not None and not hasattr(batches, "__iter__"):
         raise TypeError(
             f"{name} is a {type(batches).__name__}: expected batches of (x, y) that can be run "
@@ -102,8 +102,8 @@ def check_repeatable(name: str, batches) -> None:
         )
     if hasattr(batches, "__next__"):
         raise ValueError(
-            f"{name} is a one-shot iterator: what it has given cannot be put back. Pass the "
-            "DataLoader or list behind it"
+            f"{name} is a one-shot iterator: what it has yielded cannot be put back. Pass the "
+            "DataLoader or list it comes from"
         )
     if getattr(batches, "persistent_workers", False):
         raise ValueError(

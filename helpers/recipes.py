@@ -16,7 +16,7 @@ from helpers.schedules import piecewise_linear, source_one_cycle
 
 
 def plain(value):
-    """Numbers of NumPy (of np.geomspace, say) as Python's own, which any file can hold."""
+    """NumPy's numbers (from np.geomspace, say) as plain Python ones, which any file can hold."""
     if isinstance(value, (tuple, list, np.ndarray)):
         return tuple(plain(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
@@ -48,7 +48,7 @@ class Recipe:
     weight_decay: float
     label_smoothing: float
     bias_lr: float  # biases (BN's too): LR x bias_lr, weight decay / bias_lr; BN scales: as weights
-    muon: float | None  # peak LR of Muon, which moves the convolutions; None: SGD, as the others
+    muon: float | None  # peak LR of Muon, which moves the convolutions; None: SGD moves them too
     ema: float | None  # decay per step of the averaged weights that are evaluated; None: no average
     flip: float | Literal["alternating"]  # probability of a horizontal flip, or every other epoch
     pad: int  # pixels mirrored on each side before the random crop back to 32
@@ -90,8 +90,8 @@ class Recipe:
     def lr(self, step: int, steps_per_epoch: int, epochs: int | None = None) -> float:
         """LR of step 0 to epochs * steps_per_epoch - 1; any other step raises ValueError.
 
-        As in Page's code the first step is above 0 and the last, be it the only one, has the last
-        knot's value, exactly.
+        As in Page's code, the first step is above 0, and the last, even if it is the only one, has
+        exactly the last knot's value.
         """
         epochs = self.epochs if epochs is None else epochs
         total = epochs * steps_per_epoch
@@ -134,7 +134,7 @@ SOURCE = Recipe(
     flip=0.5,  # stated without a probability; the library's default
     pad=4,  # stated
     cutout=8,  # stated
-    drop_last=False,  # its log counts 98 batches: 97 whole ones and one of 336 images
+    drop_last=False,  # its log counts 98 batches: 97 full ones and one of 336 images
     dirac_init=False,  # torch's default initialisation
 )
 

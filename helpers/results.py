@@ -64,7 +64,7 @@ def settings(
 
 
 def origin(device: torch.device | None = None) -> dict:
-    """Where and when a run was made; on which device, if not on CUDA or else the CPU."""
+    """Where and when a run was made; without `device`, on CUDA if it works, else on the CPU."""
     kind = device.type if device else "cuda" if cuda_works() else "cpu"
     name = f"{kind.upper()}, {platform.machine()}"
     return {
@@ -122,8 +122,8 @@ def verdict(differences: Sequence[float]) -> str:
 
 
 def published_net(width: int = 64, folder: Path = FOLDER) -> tuple[DavidNet, dict] | None:
-    """The widest net kept of the course recipe up to `width`, else the narrowest, and its results;
-    None where there is none. A wide net is accurate, and slow without a GPU.
+    """The course recipe's widest published net up to `width`, else the narrowest, and its results;
+    None where there is none. A wide net is accurate, but slow without a GPU.
 
     Raises ValueError where the weights are not those that were measured.
     """

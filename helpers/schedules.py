@@ -1,6 +1,6 @@
 """Learning-rate schedules as plain functions of the step, and a dry run of one before training.
 
-Steps count from 0. A t that is no step of the schedule raises: t < 0 in all four, t after the last
+Steps count from 0. A t outside the schedule raises an error: t < 0 in all four, t after the last
 step in the three that have one (`triangular` repeats for ever).
 """
 
@@ -20,10 +20,10 @@ def _step(t: int, total: float = math.inf) -> int:
     try:
         t = index(t)
     except TypeError:
-        raise TypeError(f"t = {t!r} is no step: expected a whole number") from None
+        raise TypeError(f"t = {t!r} is not a step: expected a whole number") from None
     if not 0 <= t < total:
         last = "no last step" if total == math.inf else f"{total} steps, 0 to {total - 1}"
-        raise ValueError(f"t = {t} is no step: the schedule has {last}. Count your calls")
+        raise ValueError(f"t = {t} is not a step: the schedule has {last}. Count your calls of it")
     return t
 
 
@@ -197,11 +197,11 @@ def _run_copy(scheduler: LRScheduler, total: int, peak: float | None) -> tuple:
     group = scheduler.optimizer.param_groups[0]
     read = lambda: (float(group["lr"]), group.get("momentum", group.get("betas", [None])[0]))
     done = getattr(scheduler, "last_epoch", 0)  # a chained one has none
-    if peak is None and not done:  # or it may lie behind
+    if peak is None and not done:  # otherwise the peak may be past
         peak = group.get("max_lr", getattr(scheduler, "max_lrs", [None])[0])
     seen, end = [read()], getattr(scheduler, "total_steps", 10**9 + done) - done
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch misses the optimizer.step() before each step()
+        warnings.simplefilter("ignore")  # torch wants an optimizer.step() before each step()
         for _ in range(min(total, end)):
             try:
                 scheduler.step()

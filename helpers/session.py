@@ -56,8 +56,8 @@ class Profile:
         return replace(base.with_batch(self.compare_batch), epochs=self.compare_epochs)
 
     def fitted(self, images: int) -> "Profile":
-        """The same with batches of at most an eighth of so few training images: an epoch needs
-        steps, also in the lessons that train on a quarter of them."""
+        """This profile with batches of at most an eighth of the images: an epoch needs steps, even
+        in the lessons that train on a quarter of them."""
         most = max(images // 8, 2)
         if most >= self.batch_size:
             return self
@@ -124,16 +124,16 @@ class Session:
             try:
                 state = torch.load(weights, map_location=self.device, weights_only=True)
                 net.load_state_dict(state)
-            except Exception as error:  # a cut file fails in zip, pickle or torch, as it likes
+            except Exception as error:  # a truncated file may fail in zip, pickle or torch
                 raise ValueError(
-                    f"{weights} is damaged, or of another net: delete it, or run lesson 05 again"
+                    f"{weights} is damaged or from another net: delete it or run lesson 05 again"
                 ) from error
         elif self.data.name == "cifar10" and (found := published_net(self.profile.width)):
             net, made = found[0].to(self.device), found[1]
             print(
                 "Lesson 05 has not run here, so this is the course's published net: width "
                 f"{made['width']}, {made['epochs']} epochs on all {made['training_images']:,} "
-                "training images, the held-out ones among them."
+                "training images, including the held-out ones."
             )
         else:
             recipe = self.profile.recipe()
@@ -152,7 +152,7 @@ def start(
     and `COURSE_SEED`. Profile "auto" is full where CUDA is, cpu otherwise.
 
     Raises:
-        ValueError: for an unknown profile, or a seed that is no whole number.
+        ValueError: for an unknown profile, or a seed that is not a whole number.
         DownloadError: CIFAR-10 was asked for by name and cannot be fetched (`data.load`).
     """
     chosen = choose_profile(profile or os.environ.get("COURSE_PROFILE") or "auto")
@@ -164,7 +164,7 @@ def start(
     data = load(chosen.source if wanted == "auto" else wanted, limit=chosen.limit)
     fitted = chosen.fitted(len(data.train))
     if fitted != chosen:
-        notice = f"Few images: batches have {fitted.batch_size} of them, not {chosen.batch_size}."
+        notice = f"Few images, so the batch size is {fitted.batch_size}, not {chosen.batch_size}."
         data = replace(data, notice=f"{data.notice} {notice}".strip())
     seed_all(int(text))
     session = Session(fitted, find_device(), int(text), data)

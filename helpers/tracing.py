@@ -39,7 +39,7 @@ ALONG = set("cat concat softmax log_softmax".split())  # pointwise but along thi
 REDUCE = set("amax amin max mean min norm std sum var".split())
 REARRANGE = set("chunk permute select split transpose unbind".split())
 RESHAPE = set("flatten reshape squeeze unflatten unsqueeze view".split())
-CONSTANT = False  # what no pixel changes "sees" this; what has no map, or sees all of it, None
+CONSTANT = False  # _seen where no pixel matters; None: no map, or each unit sees all of it
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Span:
     low: float = 0
     high: float = 0
     jump: int = 1
-    pooled: bool = False  # behind a pool over the whole map
+    pooled: bool = False  # after a pool over the whole map
 
     def slide(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> "Span":
-        """What the units behind a convolution or a pool see."""
+        """What the units after a convolution or a pool see."""
         low = self.low - padding * self.jump
         high = self.high + (dilation * (kernel - 1) - padding) * self.jump
         return replace(self, low=low, high=high, jump=self.jump * stride)
@@ -105,7 +105,7 @@ def window(op: str, call: dict) -> tuple[tuple, tuple, tuple, tuple]:
 
 
 def _union(inputs: list[Tensor], out: Tensor) -> tuple[Span, Span] | None:
-    """Several maps in one; with a gate made from the whole map, each unit sees the whole image."""
+    """Several maps combined; with a gate made from a whole map, each unit sees the whole image."""
     spans = []
     for k in (0, 1):
         full = [t._seen[k] for t in inputs if t._seen and t.shape[k - 2] == out.shape[k - 2]]
@@ -124,7 +124,7 @@ def _rule(op: str, call: dict, again: Callable, inputs: list[Tensor], out: Tenso
     if op in POINTWISE or (op in REDUCE and len(inputs) > 1):
         dim = call.get("dim", call.get("axis", 0)) if op in ALONG else 0
         if spans and dim % out.ndim >= out.ndim - 2:
-            raise ValueError("it mixes the places of a map")
+            raise ValueError("it mixes the positions of a map")
         return _union(inputs, out)
     if op not in ARGUMENTS and op not in REDUCE | REARRANGE | RESHAPE:
         raise ValueError("there is no rule for it")
@@ -134,8 +134,8 @@ def _rule(op: str, call: dict, again: Callable, inputs: list[Tensor], out: Tenso
         return spans if after == before else None
     if op in ("conv2d", "max_pool2d", "avg_pool2d"):
         sizes = window(op, call)
-        # A head: a mean over the whole map. A maximum over it is one too, unless of 2 or 3: such
-        # pools make a map smaller step by step, and the last step may leave 1x1.
+        # A head: a mean over the whole map. So is a maximum, unless its window is 2 or 3: such
+        # pools shrink a map step by step, and the last step may leave 1x1.
         whole = op != "conv2d" and sizes[0] == tuple(before)
         head = whole and (op == "avg_pool2d" or max(sizes[0]) > 3)
         spans = tuple(map(Span.slide, spans, *sizes))
@@ -239,7 +239,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The net behind torch.compile: compiled code keeps the hooks it was compiled with."""
+    """The net inside torch.compile, since compiled code keeps the hooks it was compiled with."""
     return getattr(model, "_orig_mod", model)
 
 
@@ -250,7 +250,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def run(model: nn.Module, x: Tensor, weights: bool = False, **options) -> Run:
-    """Runs a copy of the model, in eval mode and without hooks; weights: with its own."""
+    """Runs a copy of the model, in eval mode, without hooks; weights=True: with real weights."""
     model, memo = uncompiled(model), {}
     refuse_lazy(model)
     for module in model.modules():

@@ -60,38 +60,38 @@ def fit(
     train: an ImageSet, which is augmented on the device as the recipe says, or batches
         (x (B,3,32,32) float, y (B,) int) with a length, that can be run through again and again.
     val: evaluated after each epoch with the weights to use; nothing is learnt from it.
-    epochs: instead of the recipe's, whose LR curve is compressed to them. (For another batch size
-        pass `recipe.with_batch(size)`.)
+    epochs: how many, if not the recipe's; its LR curve is compressed to fit. (For another batch
+        size pass `recipe.with_batch(size)`.)
     device: where to train, and where the model stays; default: where it is.
     out: folder (on Colab, one in Drive) for `checkpoint.pt`, written after each epoch, and on
         Ctrl-C where one process trains; `model.pt`, written at the end. With `resume` the run in it
-        goes on after the last step that was kept, on a CPU bit for bit; without, these files of an
-        earlier run are deleted. (Of batches only the number is compared: that they are of the same
-        images is for you to see. Amid an epoch, a loader that draws from torch's global stream
-        while the net does, for its dropout, may go on differently.)
-    compile: torch.compile, on CUDA only; a net that is compiled already asks for it too.
-    verbose: a line an epoch, and a progress bar for people.
+        goes on after the last step that was kept, on a CPU bit for bit; without it, these files of
+        an earlier run are deleted. (For batches only their number is compared: make sure yourself
+        that they hold the same images. In the middle of an epoch, a loader that shares torch's
+        global stream with the net's dropout may go on differently.)
+    compile: use torch.compile, on CUDA only; a net that is already compiled asks for it as well.
+    verbose: print a line an epoch, and show a progress bar to whoever is watching.
 
     Returns one dict an epoch: epoch (from 1); lr (of its last step); loss (nats, as minimised, so
     with label smoothing) and accuracy (0..1) over the epoch's training batches; val_loss,
     val_accuracy (None without val); seconds (of training).
 
-    A net that was trained before goes on from its weights: `dirac_init` is for fresh ones, whose
-    batch norms have seen no image; a net without any keeps its weights too, and so do frozen ones.
+    A net that was trained before goes on from its weights: `dirac_init` is for fresh nets, whose
+    batch norms have seen no image. Nets without batch norm and frozen layers keep theirs, too.
     Leaves the random state of torch, numpy and random as found and, where it raises, the model too;
-    generators of a loader and its data set begin anew in each epoch. Raises:
+    generators of a loader and its data set are seeded anew for each epoch. Raises:
         ValueError, TypeError: before anything is trained, for arguments that do not fit together.
-        checkpoint.Stopped: Ctrl-C, a KeyboardInterrupt, after the step that was kept.
-        NonFiniteLoss: with the first bad step, its LR and what to try.
-        checkpoint.CheckpointError: nothing whole to resume from, or only another run's.
-        torch.cuda.OutOfMemoryError: with a batch size that fits.
+        checkpoint.Stopped: a KeyboardInterrupt; on Ctrl-C, after the step that was kept.
+        NonFiniteLoss: names the first bad step, its LR and what to try.
+        checkpoint.CheckpointError: nothing intact to resume from, or only another run's.
+        torch.cuda.OutOfMemoryError: names a batch size that would fit.
     """
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe {recipe!r}: expected a Recipe, such as helpers.recipes.COURSE")
     if out is not None and not str(out):
         raise ValueError('out="" names no folder: "." is the one you are in')
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no weight that may be trained: requires_grad_(True) thaws")
+        raise ValueError("the model has no weight that may be trained: use requires_grad_(True)")
     if resume and out is None:
         raise ValueError("resume=True needs out: the folder with the checkpoint to go on from")
     out = None if out is None else Path(out)
@@ -99,7 +99,7 @@ def fit(
     epochs = operator.index(recipe.epochs if epochs is None else epochs)
     seed = operator.index(seed)
     if not 0 <= seed < 2**63:
-        raise ValueError(f"seed {seed}: expected a whole number from 0 on, below 2**63")
+        raise ValueError(f"seed {seed}: expected a whole number, 0 or more and below 2**63")
     batches = preparation.as_batches(train, recipe, device, seed)
     if not isinstance(val, ImageSet):
         check_repeatable("val", val)
@@ -107,7 +107,7 @@ def fit(
         raise ValueError(f"{epochs} epochs of {len(batches)} batches: expected 1 or more of both")
     if epochs * len(batches) == 1 and recipe.lr(0, 1, 1) == 0:
         warnings.warn(
-            "the only step has an LR of 0, and learns nothing: more epochs?", stacklevel=2
+            "the only step has an LR of 0 and learns nothing: use more epochs", stacklevel=2
         )
     refuse_lazy(model)
     compile = compile or model is not uncompiled(model)
@@ -152,7 +152,7 @@ def fit(
             parameter.grad = gradient
         if isinstance(error, checkpoint.Stopped):
             traceback.clear_frames(error.__traceback__)  # or they keep the loader's workers alive
-            print(f"Stopped {error}. The net is as it was before this run; resuming goes on there.")
+            print(f"Stopped {error}. The net is as before this run; resuming goes on from there.")
         elif isinstance(error, KeyboardInterrupt):
             print("Stopped. The net is as it was before this run. With out=, resuming goes on from "
                   "the last checkpoint in that folder.")  # fmt: skip
@@ -182,7 +182,7 @@ class Run:
         self.optimizer = (sgd if recipe.muon is None else muon)(model, recipe, device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.settle_momentum()
-        # First, because it gives each process the weights of the first one.
+        # Before the copy below: DDP gives each process the weights of the first one.
         self.forward = DistributedDataParallel(model) if self.processes > 1 else model
         self.final = copy.deepcopy(model) if recipe.ema else model  # the weights to use
         self.averages, self.currents = averaged(self.final), averaged(model)
@@ -199,8 +199,8 @@ class Run:
         return len(self.history) * self.steps + len(self.losses)
 
     def settle_momentum(self) -> None:
-        """Momentum in the memory order of its weight, as fused SGD needs it. With a scaler it
-        begins at 0: a first step that overflows is left out, and would leave it unwritten."""
+        """Put momentum in the memory order of its weight, as fused SGD needs it. With a scaler it
+        starts at 0, because a first step that overflows is skipped and would leave it unset."""
         for group in self.optimizer.param_groups:
             for weight in group["params"]:
                 momentum = self.optimizer.state.get(weight, {}).get("momentum_buffer")
@@ -237,11 +237,11 @@ class Run:
         return loss.detach(), (logits.detach().argmax(1) == y).sum()
 
     def train_epoch(self, epoch: int, bar: tqdm) -> tuple[float, float, float]:
-        """All batches once; `epoch` from 0. Mean loss, accuracy, seconds."""
+        """Train on all batches once; `epoch` is from 0. Returns mean loss, accuracy, seconds."""
         began, first = time.perf_counter(), epoch * self.steps
         look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
         batches, done, losses = iter(self.batches), len(self.losses), self.losses
-        if done:  # before an interruption: past these batches, to the random state after them
+        if done:  # steps before an interruption: skip their batches, restore the random state
             for _ in islice(batches, done):
                 if self.stop:
                     raise KeyboardInterrupt  # nothing new to keep
@@ -306,7 +306,7 @@ class Run:
                 f"Try replace(recipe, peak={lower:.3g}), or lr_range_test for a better guess; or"
             )
             if step == 0:  # computed before any LR could do harm
-                advice = "No step had been taken: the learning rate is innocent, so"
+                advice = "No step had been taken, so the learning rate is not to blame:"
             raise NonFiniteLoss(
                 f"the loss is {losses[bad[0]]} at step {step} (in epoch {epoch}), at learning rate "
                 f"{lr:.4g}. {advice} look for images with values that are not finite"
@@ -328,7 +328,7 @@ class Run:
             except torch.cuda.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)
         now, then = len(y) * self.processes, size * self.processes
-        advice = f"a batch of {then} does" if size else "one image does not either: a smaller net?"
+        advice = f"a batch of {then} does" if size else "not even one image does: use a smaller net"
         return f"a batch of {now} images does not fit into the memory of {self.device}; {advice}"
 
     def evaluate(self, val) -> tuple[float, float] | tuple[None, None]:
@@ -370,7 +370,7 @@ def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.S
 
 
 def muon(model: nn.Module, recipe: Recipe, device: torch.device) -> Muon:
-    """The same, but for the convolutions, which get a group of their own and Muon's steps."""
+    """Like `sgd`, but the convolutions get a group of their own and Muon's steps."""
     groups = sgd(model, recipe, device).param_groups
     weights = groups[0]["params"]
     groups[0]["params"] = [weight for weight in weights if weight.ndim != 4]

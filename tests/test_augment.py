@@ -425,7 +425,7 @@ def test_seeds_and_shards_are_whole_numbers_that_fit():
     ]
     assert torch.equal(*(next(iter(loader))[0] for loader in loaders))
     for wrong in ({"seed": -1}, {"shard": (2, 2)}, {"shard": (-1, 2)}):
-        with pytest.raises(ValueError, match="expected a seed from 0 on, and of n ranks"):
+        with pytest.raises(ValueError, match="expected a seed, 0 or more, and of n ranks"):
             Batches(images, 5, **wrong)
 
 

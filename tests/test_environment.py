@@ -204,7 +204,7 @@ def test_unsupported_python(monkeypatch: pytest.MonkeyPatch, found: str | None):
         monkeypatch.setattr(sys, "version_info", version_info)
         with pytest.raises(CourseError, match="needs Python 3.10 to 3.14") as error:
             environment.check_python()
-        assert ("call python3.12 instead" if found else "python.org") in str(error.value)
+        assert ("run python3.12 instead" if found else "python.org") in str(error.value)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shell scripts")
@@ -276,7 +276,7 @@ def test_a_failed_installation_says_what_to_do(said: str, expected: str):
     ("said", "expected"),
     [
         ("operator torchvision::nms does not exist", "from the same build"),
-        ("No module named 'torch'", "delete the folder .venv, or install it"),
+        ("No module named 'torch'", "install it, or delete the folder .venv"),
         ("[WinError 126] Error loading c10.dll", "https://aka.ms/vs/17/release/vc_redist.x64.exe"),
         ("DLL load failed: The specified procedure could not be found", "from the same build"),
     ],
@@ -290,7 +290,7 @@ def test_a_python_that_was_built_without_a_library(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(environment, "OWN", False)
     monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
     monkeypatch.setitem(sys.modules, "lzma", None)
-    with pytest.raises(CourseError, match="no lzma module .*: take another Python"):
+    with pytest.raises(CourseError, match="no lzma module .*: use another Python"):
         environment.make_venv()
     assert not list(tmp_path.iterdir())
 

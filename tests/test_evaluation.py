@@ -164,7 +164,7 @@ def test_predict_names_what_is_wrong(model):
     for labels in (torch.arange(23) % 11, y - 1):  # one class more than the net has, one of -1
         with pytest.raises(ValueError, match="as many classes as the data"):
             ev.predict(model, [(x, labels)])
-    with pytest.raises(TypeError, match="whole labels .*got a Tensor .* labels of torch.float32"):
+    with pytest.raises(TypeError, match="integer labels .*got a Tensor .* labels of torch.float32"):
         ev.predict(model, [(x, y / 2)])
     two_heads = nn.Module()
     two_heads.forward = lambda x: (model(x), model(x))

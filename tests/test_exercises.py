@@ -171,7 +171,7 @@ def test_an_answer_of_another_kind_is_not_called_the_learners_code():
         (exercises.check_sweep_lr, "0.1", "without quotes"),
         (exercises.check_sweep_lr, (0, 1), "comma"),
         (exercises.check_sweep_lr, max, "not a function"),
-        (exercises.check_sweep_lr, {}, "of another kind"),
+        (exercises.check_sweep_lr, {}, "not of the kind asked for"),
         (exercises.check_triangular, 3, "the function itself"),
         (exercises.check_residual_stage, module, "the class itself"),
     ):

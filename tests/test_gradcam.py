@@ -348,7 +348,7 @@ def test_share_inside_against_chance():
 def test_what_is_no_map_and_no_mask_is_refused():
     maps, masks = torch.rand(2, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)
     for a, b in ((maps - 1, masks), (maps, 7 * masks), (maps, masks[:1]), (maps[0], masks[0])):
-        with pytest.raises(ValueError, match="bool masks as large"):
+        with pytest.raises(ValueError, match="bool masks of that shape"):
             gc.share_inside(a, b)
     pair = lambda x: (x.mean((2, 3)), x)  # a model that returns two things
     with pytest.raises(ValueError, match="expected logits .B, C. from the model, got tuple"):

@@ -92,7 +92,7 @@ def test_an_interrupted_run_leaves_nothing_of_an_older_one_beside_it(tmp_path, m
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"limit": 3}, "limit=3: expected None, or 10 and more"),
+        ({"limit": 3}, "limit=3: expected None, or 10 or more"),
         ({"holdout": 3}, "holdout=3 does not fit 20000 training images"),
         (
             {"batch_size": 500},
@@ -121,13 +121,13 @@ def test_a_measurement_says_what_is_wrong_with_its_folder(tmp_path, monkeypatch,
     for damaged in ("notes", "[]", "{}", '{"runs": [{}]}'):
         file.write_text(damaged)
         assert cli.main([*command, str(tmp_path)]) == 1
-        assert f"{file} is no results file" in capsys.readouterr().err
+        assert f"{file} is not a results file" in capsys.readouterr().err
     few = "measure --data shapes --limit 100 --recipe source course --out".split()
     assert cli.main([*few, str(tmp_path)]) == 1 and not (tmp_path / "source-w64.json").exists()
     assert "100 training images do not fill one batch of 512" in capsys.readouterr().err
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     assert cli.main([*command, str(tmp_path), "--seeds", "2"]) == 1
-    assert "is for CIFAR-10: name another folder" in capsys.readouterr().err
+    assert "is for CIFAR-10 only: name another with --out DIR" in capsys.readouterr().err
     assert cli.main([*command, str(file)]) == 1
     assert "cannot be made" in capsys.readouterr().err
     assert cli.main(["measure", "--data", "shapes", "--limit", "3", "--out", str(tmp_path)]) == 1

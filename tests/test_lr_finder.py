@@ -556,7 +556,7 @@ def test_on_a_real_net_every_rule_speaks():
 
 def test_numbers_that_cannot_be_are_refused_and_one_seed_is_one_number():
     for wrong in ({"diverge": math.nan}, {"diverge": 1}, {"every": 0}, {"seeds": -1}):
-        with pytest.raises(ValueError, match="every from 1, diverge above 1, and a seed from 0 on"):
+        with pytest.raises(ValueError, match="every 1 or more, diverge above 1, and seeds of 0"):
             lr_range_test(*pair(), F.cross_entropy, fixed_batches(), steps=8, **wrong)
     with pytest.raises(TypeError, match="integer"):
         lr_range_test(*pair(), F.cross_entropy, fixed_batches(), steps=8, every=1.5)

@@ -68,9 +68,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run --seed -1", "expected"),
         ("run --seed 1.5", "'1.5': expected a whole number from 0 to 4294967295"),
         ("run --seed 4294967296", "'4294967296': expected a whole number from 0 to 4294967295"),
-        ("train --width 0 --out x", "'0': expected a whole number from 1 on"),
-        ("train --epochs two --out x", "'two': expected a whole number from 1 on"),
-        ("train --holdout -1 --out x", "'-1': expected a whole number from 0 on"),
+        ("train --width 0 --out x", "'0': expected a whole number, 1 or more"),
+        ("train --epochs two --out x", "'two': expected a whole number, 1 or more"),
+        ("train --holdout -1 --out x", "'-1': expected a whole number, 0 or more"),
         ("run --sed 1", "run has no --sed 1"),
         ("train --recipe best --out x", "invalid choice: 'best'"),
         ("publish --repository https://example.org", "expected OWNER/NAME"),
@@ -128,7 +128,7 @@ def test_a_folder_that_takes_no_file_is_said_before_a_lesson_runs(place: Path, c
 def test_a_notebook_of_another_shape_is_none(text, tmp_path: Path):
     (tmp_path / "01_odd.ipynb").write_text(text)
     outcome = notebooks.execute(tmp_path / "01_odd.ipynb", {}, tmp_path)
-    assert "is no notebook: get it again" in outcome.error
+    assert "is not a notebook: get it again" in outcome.error
 
 
 @pytest.mark.parametrize("home", ["/", None])
@@ -164,7 +164,7 @@ def test_run_goes_on_after_failures(place: Path, monkeypatch, capsys):
     assert "[2/4] 01_raises: FAILED" in shown and "ZeroDivisionError" in shown
     assert "the kernel died in cell 2" in shown
     rows = [line.split(maxsplit=3) for line in shown.splitlines() if line.startswith("0")]
-    assert f"{place / '00_damaged.ipynb'} is no notebook: get it again" in shown
+    assert f"{place / '00_damaged.ipynb'} is not a notebook: get it again" in shown
     assert [row[:2] for row in rows[:4]] == [
         ["00_damaged", "0/0"],
         ["01_raises", "1/3"],
@@ -275,7 +275,7 @@ def test_a_damaged_lesson_stops_an_edit_before_anything_is_written(tmp_path: Pat
     (tmp_path / "notebooks" / "02_y.ipynb").write_text("<<<<<<< HEAD")
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     before = [path.read_bytes() for path in files]
-    with pytest.raises(CourseError, match="02_y.ipynb is no notebook"):
+    with pytest.raises(CourseError, match="02_y.ipynb is not a notebook"):
         publishing.write_fact("VERSION", "9.8.7", tmp_path)
     assert [path.read_bytes() for path in files] == before
 
@@ -343,7 +343,7 @@ def test_publish_writes_a_fact(place: Path, monkeypatch, capsys):
     assert cli.main(["publish", "--repository", "ada/course"]) == 0
     assert cli.main(["publish", "--version", "1.2.3"]) == 0
     assert told == [("REPOSITORY", "ada/course"), ("VERSION", "1.2.3")]
-    assert capsys.readouterr().out.splitlines()[1] == "1.2.3 now stands in: README.md"
+    assert capsys.readouterr().out.splitlines()[1] == "1.2.3 is now in: README.md"
 
 
 def test_a_terminal_that_cannot_take_every_letter(place: Path, monkeypatch):
@@ -546,7 +546,7 @@ def test_doctor_tells_the_time_of_a_full_run_only_where_it_was_measured(tmp_path
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "course-w64.json").write_text("[]")
     assert doctor.full_run(tmp_path / "a") == "unknown, course-w64.json is damaged"
-    assert told == "expected: each whole training takes 1.5 minutes on NVIDIA X"
+    assert told == "expected: each full training takes 1.5 minutes on NVIDIA X"
 
 
 def test_test_passes_arguments_on(monkeypatch, tmp_path: Path):

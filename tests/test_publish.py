@@ -127,7 +127,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     bad.write_text("{")
     nbformat.write(small_lesson(), good := tmp_path / "01_good.ipynb")
     for write in (editions.write_student, editions.write_slides):
-        with pytest.raises(CourseError, match="02_bad.ipynb is no notebook"):
+        with pytest.raises(CourseError, match="02_bad.ipynb is not a notebook"):
             write([good, bad], tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["01_good.ipynb", "02_bad.ipynb"]
 

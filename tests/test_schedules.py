@@ -126,7 +126,7 @@ def test_no_schedule_answers_for_a_step_that_is_not_there(schedule, total):
         with pytest.raises(ValueError, match=f"t = {t} is no step"):
             schedule(t)
     for t in (1.0, 0.5, "1", None):
-        with pytest.raises(TypeError, match=f"t = {t!r} is no step: expected a whole number"):
+        with pytest.raises(TypeError, match=f"t = {t!r} is not a step: expected a whole number"):
             schedule(t)
     if total:
         assert math.isfinite(schedule(total - 1))

@@ -102,7 +102,7 @@ def test_few_pictures_get_small_batches_and_a_net_of_their_own(tmp_path, monkeyp
             for i in range(20):
                 Image.new("RGB", (32, 32), (colour, i, i)).save(folder / f"{i}.png")
         course = session.start("smoke", source=f"folder:{tmp_path / top}")
-        assert "Few images: batches have 4 of them, not 128." in capsys.readouterr().out
+        assert "Few images, so the batch size is 4, not 128." in capsys.readouterr().out
         assert len(course.data.train) == 36
         for name in ("batch_size", "range_batch", "compare_batch"):
             assert getattr(course.profile, name) == 4
@@ -159,7 +159,7 @@ class TestTrainedNet:
         assert not found.training
         assert "Loaded the net trained before" in capsys.readouterr().out
         (course.folder / "model.pt").write_bytes(b"half a file")
-        with pytest.raises(ValueError, match="model.pt is damaged, or of another net: delete it"):
+        with pytest.raises(ValueError, match="model.pt is damaged or from another net: delete it"):
             course.trained_net()
 
     def test_on_cifar10_the_published_net_stands_in(self, course, published, capsys):

@@ -537,7 +537,7 @@ def test_too_little_memory_names_the_batch_that_fits_and_leaves_the_weights():
         fit(model, pictures(), recipe=SMALL, verbose=False)
     assert same(model, before) and all(p.grad is None for p in model.parameters())
     model.most = 0
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="one image does not"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="not even one image does"):
         fit(model, pictures(), recipe=SMALL, verbose=False)
 
 
@@ -1184,7 +1184,7 @@ def test_two_damaged_checkpoints_are_an_error_that_changes_nothing(stopped):
     other_weights(folder / "checkpoint.previous.pt")
     model, files = net(), sorted(path.name for path in folder.iterdir())
     before = weights(model)
-    with pytest.raises(CheckpointError, match="no whole checkpoint is left.*without resuming"):
+    with pytest.raises(CheckpointError, match="no intact checkpoint is left.*without resuming"):
         fit(model, batches(), recipe=SMALL, out=folder, resume=True, verbose=False)
     assert same(model, before) and files == sorted(path.name for path in folder.iterdir())
 

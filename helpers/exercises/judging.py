@@ -60,7 +60,7 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
             return Verdict("wrong", str(reason))
         except Exception as error:  # the learner's own code may fail in any way: say how
             if not callable(answer):
-                kind = f"This answer is of another kind ({type(answer).__name__}) than asked for"
+                kind = f"This answer is not of the kind asked for ({type(answer).__name__})"
                 return Verdict("wrong", f"{kind}: {error}")
             return Verdict("wrong", f"Your code raised {type(error).__name__}: {error}")
 
@@ -68,9 +68,9 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
 
 
 def misfit(answer: Any, wanted: Any) -> str:
-    """What is wrong with an answer of another kind than a check takes; empty where nothing is."""
+    """Why an answer is not of the kind that a check takes; empty if it is."""
     if answer is None:
-        return "The answer is None: was it printed where it should be given?"
+        return "The answer is None: was it printed instead of returned?"
     if wanted is float and callable(answer):
         return "A number is wanted, not a function."
     if wanted is float and isinstance(answer, str):
@@ -79,7 +79,7 @@ def misfit(answer: Any, wanted: Any) -> str:
         return "One number is wanted, and a comma makes two of it: 1234.5, not 1,234.5 or 1234,5."
     named = {Callable: "function", type: "class"}.get(wanted)
     if named and not isinstance(answer, wanted):
-        return f"Give the {named} itself: its name alone, without brackets behind it."
+        return f"Give the {named} itself: its name alone, without brackets after it."
     return ""
 
 
@@ -104,7 +104,7 @@ def judge(
             raise Wrong(reason)
     if not math.isclose(found, right, rel_tol=rtol, abs_tol=1e-12):
         if isinstance(right, float) and math.isclose(found, right, rel_tol=1e-3):
-            raise Wrong(f"Nearly: {found} is right but for rounding. Give it as it comes.")
+            raise Wrong(f"Nearly: {found} is right but for rounding. Do not round it.")
         raise Wrong(f"{float(found):,.6g} is not it. {hint}")
 
 
@@ -122,7 +122,7 @@ def number(
 
 
 def array(answer: Any) -> np.ndarray:
-    """A number, array or tensor as an array of doubles; a tensor's may hang on a graph."""
+    """A number, array or tensor as an array of doubles; a tensor may be part of a graph."""
     return np.asarray(answer.detach() if isinstance(answer, torch.Tensor) else answer, dtype=float)
 
 

@@ -23,14 +23,14 @@ check_count_versions = number(  # of draws of pad 4, crop 32, flip, and a whole 
     "9 * 9 crops, 2 directions, 25 * 25 holes: 101,250 versions of every image.",
     "Count crops, flips and holes; then multiply.",
     {
-        9**2 * 25**2: "Mirrored or not doubles that.",
-        8**2 * 2 * 24**2: "The first and the last place count both: 40 - 32 + 1 places.",
+        9**2 * 25**2: "Each may be mirrored or not, which doubles that.",
+        8**2 * 2 * 24**2: "The first and the last place both count: 40 - 32 + 1 places.",
         8**2 * 2 * 25**2: "Crops: 0 to 8 are nine places, not eight.",
         9**2 * 2 * 24**2: "Holes: 0 to 24 are 25 places, not 24.",
         9**2 * 2 * 32**2: "The hole lies wholly inside: it cannot begin at the last pixel.",
-        9 * 2 * 25: "Crop and hole move down and across, each by itself: square both counts.",
-        9 * 2 * 25**2: "The crop moves down and across, each by itself: square its 9 as well.",
-        9**2 * 2 * 25: "The hole moves down and across, each by itself: square its 25 as well.",
+        9 * 2 * 25: "Crop and hole move down and across independently: square both counts.",
+        9 * 2 * 25**2: "The crop moves down and across independently: square its 9 as well.",
+        9**2 * 2 * 25: "The hole moves down and across independently: square its 25 as well.",
         9**2 + 2 + 25**2: "Each crop goes with each flip and each hole: multiply, not add.",
     },
 )
@@ -56,7 +56,7 @@ def check_statistics(function: Callable) -> str:
     if close(std, (images / 255).std((1, 2)).mean(0)):
         raise Wrong("That is the mean of the images' own stds: the spread between them is lost.")
     if close(std, values.std(0, ddof=1)):
-        raise Wrong("That divides by the count less one, as torch.std does; numpy's std does not.")
+        raise Wrong("That divides by the count minus 1, as torch.std does; numpy's std does not.")
     if close(std, 255 * values.std(0)):
         raise Wrong("The means are right, the stds are in 0..255: divide by 255 for both.")
     if not close(std, values.std(0)):
@@ -93,7 +93,7 @@ def check_normalise(function: Callable) -> str:
         raise Wrong(f"[{image}, {channel}, {row}, {column}] ({of}) gives {x[at]:.4f}, not "
                     f"{right[at]:.4f}.")  # fmt: skip
     if x.dtype != torch.float32:
-        raise Wrong(f"The values are right, but {x.dtype}; the net takes float32.")
+        raise Wrong(f"The values are right, but of type {x.dtype}; the net takes float32.")
     return "Scaled, shifted, and each colour in a plane of its own."
 
 
@@ -112,7 +112,7 @@ def check_cut_out(function: Callable) -> str:
     if ((result != given).any(3).sum((1, 2)) == 64).all() and (holes < 64).any():
         raise Wrong("The squares have the right size, but are not 0 in all three channels.")
     if ((result != given) & (result != 0)).any():
-        raise Wrong("Values outside the squares have changed, too: all others stay as they are.")
+        raise Wrong("Values outside the squares have changed, too: they must stay as they are.")
     around = given[1].copy()
     around[1:9, 20:28] = 0
     if np.array_equal(result[1], around):
@@ -140,7 +140,7 @@ def check_mended_steps(function: Callable) -> str:
     ruler[..., 0], ruler[..., 1] = np.arange(32)[:, None], np.arange(32)[None, :]
     steps = A.Compose(function(), strict=True, seed=0)
     results = [steps(image=ruler)["image"] for _ in range(300)]
-    other = "Only padding and crop are asked for, and another step"
+    other = "Only padding and crop are asked for, but another step"
     if any(getattr(result, "dtype", None) != np.uint8 for result in results):
         raise Wrong(f"{other} turns the bytes into other values.")
     need_shape(results[0], (32, 32, 3), "crop back to 32x32.")
@@ -187,9 +187,9 @@ def check_worker_start(function: Callable) -> str:
     if len(set(first)) == 1:
         raise Wrong("All workers still draw the same: the new generator must depend on the seed.")
     if len(set(first)) < 4:
-        raise Wrong("Some workers draw the same: use the seed as it is, all of it.")
+        raise Wrong("Some workers draw the same: use the whole seed, unchanged.")
     if any(first[0][i:] == first[1][:-i] for i in range(1, 6)):
-        raise Wrong("The next seed has the same numbers a place on: make a generator of its own.")
+        raise Wrong("The next seed gives the same numbers, shifted: make a new generator from it.")
     if first[0] != again:
         raise Wrong("The workers differ, but a second run with the same seed draws other numbers.")
     return "Every worker and epoch draws its own numbers, and a run can be repeated."

@@ -18,7 +18,7 @@ from helpers.exercises.judging import (
 check_sweep_lr = number(  # of step 60 of an exponential sweep of 101 steps, from 0.0001 to 10
     0.1,
     "60 of 100 gaps are 0.6 of five decades, three decades: 0.0001 * 10**3 = 0.1.",
-    "From 0.0001 to 10 are five decades. Go 60/100 of that way.",
+    "There are five decades from 0.0001 to 10. Go 60/100 of the way.",
     {
         0.6 * (10 - 1e-4) + 1e-4: "That is linear. An exponential sweep multiplies at each step.",
         1e-4 * 1e5 ** (60 / 101): "101 steps have 100 gaps between them: divide by steps - 1.",
@@ -30,7 +30,7 @@ check_sweep_lr = number(  # of step 60 of an exponential sweep of 101 steps, fro
 
 @exercise
 def check_smallest_every(function: Callable) -> str:
-    """The smallest number of steps between evaluations that keeps the cost within twice."""
+    """The smallest number of steps between evaluations that at most doubles the cost."""
     likely = {
         30: "A training step of 64 images costs 3 * 64 forward passes, not 64.",
         11: "1,920 = 10 * 3 * 64 exactly: every 10 steps is still within twice the cost.",
@@ -38,11 +38,11 @@ def check_smallest_every(function: Callable) -> str:
     hint = "`every` steps cost every * 3 * 64 in training; the evaluation, 1,920, may cost as much."
     judge(function(1920, 64), 10, hint, likely)
     if function(2000, 64) == 10:
-        raise Wrong("2,000 images, batch 64: 10 steps cost 1,920, too little by 80. Round up.")
+        raise Wrong("2,000 images, batch 64: 10 steps cost 1,920, which is 80 too few. Round up.")
     for images, batch, right in ((2000, 64, 11), (5000, 128, 14), (100, 64, 1), (2112, 64, 11),
                                  (385, 128, 2), (15_361, 512, 11)):  # fmt: skip
         if function(images, batch) != right:
-            raise Wrong(f"{images:,} images, batch {batch}: the smallest whole step is {right:,}.")
+            raise Wrong(f"{images:,} images, batch {batch}: the smallest value is {right:,}.")
     return "Rounded up, and never below 1."
 
 
@@ -65,19 +65,19 @@ def check_my_steep(function: Callable) -> str:
     likely |= {lr[39]: between, (lr[39] + lr[40]) / 2: between, (lr[39] * lr[40]) ** 0.5: between}
     judge(found, lr[40], f"The fall is fastest at {lr[40]:.3g}.", likely)
     slow = 2.3 - 0.6 / (1 + (lr / 0.00198) ** -4.0) - 0.9 / (1 + (lr / 0.3) ** -1.2)
-    hint = "On a curve with two falls, a short steep one and a long one, it takes another place."
+    hint = "On a curve with two falls, a short steep one and a long one, it picks the wrong place."
     judge(function(lr, slow), lr[26], hint)
     uneven = np.concatenate([lr[:44], lr[44::4]])  # steps that are four times as far apart
     # steepest just above step 40: the slope to the step before gives 40, that to the next one 41
     curve = 2.3 - 1.5 / (1 + (uneven / 0.0102) ** -2.0)
-    hint = "Where steps lie unevenly it fails: give np.gradient the positions, log lr."
+    hint = "It fails where steps are unevenly spaced: give np.gradient the positions, log lr."
     judge(function(uneven, curve), uneven[40], hint, {uneven[41]: "One step late: " + between})
     return "The steepest fall against log lr, also where steps lie unevenly."
 
 
 @exercise
 def check_centred(function: Callable) -> str:
-    """The mean over `reach` steps to both sides; at the ends of fewer, on both sides equally."""
+    """The mean over `reach` steps to both sides; at the ends over fewer, equally on both sides."""
     line = np.arange(9.0)
     each = lambda values: array(unchanged(lambda v: function(v, 2), values))
     smooth, spike = each(line.copy()), each(np.eye(9)[4])
@@ -90,7 +90,7 @@ def check_centred(function: Callable) -> str:
         raise Wrong("A spike at step 4 should become 0.2 at steps 2 to 6: five values, 1/5 each.")
     if smooth[-1] < 7:
         raise Wrong(
-            "The end sinks: values that do not exist are made up there, as zeros or mirrored."
+            "The end sinks: values beyond the end have been made up, as zeros or by mirroring."
         )
     if not close(smooth, line):
         raise Wrong("A straight line bends at its ends: shrink the window on both sides equally.")

@@ -14,7 +14,7 @@ check_triangular_step = number(  # the LR at step 23 of base 0.1, peak 0.5, half
     "How far into its cycle of 16 steps is step 23? Each step upwards adds (0.5 - 0.1) / 8.",
     {
         0.35: "That is the height above the base: add the 0.1.",
-        0.15: "That is step 23 of a way down. The second cycle goes up until step 24.",
+        0.15: "That would be right on the way down. The second cycle goes up until step 24.",
         0.4: "That is step 22 (or 26). Steps count from 0: the second cycle begins at step 16.",
         0.5: "That is step 24, the tip. Steps count from 0: the second cycle begins at step 16.",
     },
@@ -63,7 +63,7 @@ def check_lambda_factor(factor: Callable) -> str:
     lrs = np.array([0.0944 * factor(epoch) for epoch in range(24)])
     right = np.array([source_one_cycle(epoch) for epoch in range(24)])
     if close(lrs, 0.0944 * right):
-        raise Wrong("These are finished rates, and LambdaLR multiplies them by 0.0944 once more.")
+        raise Wrong("These are the learning rates: LambdaLR would multiply them by 0.0944 again.")
     if close(lrs, 0.2 * right):
         raise Wrong(
             "The peak comes out as 0.0944, not 0.472: divide by what LambdaLR multiplies, 0.0944."
@@ -78,7 +78,7 @@ def check_lambda_factor(factor: Callable) -> str:
 check_cut_budget = number(  # the LR of the 24-epoch course schedule, peak 0.4, after 12 epochs
     0.4 * 12 / 19,
     "0.4 * 12/19 = 0.2526: the net was never annealed. Compress a schedule, do not cut it.",
-    "The fall takes 19 epochs, from 0.4 to 0. Twelve are to come.",
+    "The fall takes 19 epochs, from 0.4 to 0. Twelve of them are left.",
     {
         0: "0 is where a schedule compressed to 12 epochs ends. This one was cut off.",
         0.2: "Half of the peak would be half of the fall, but the fall begins at epoch 5.",
@@ -92,14 +92,14 @@ def check_annealing(function: Callable) -> str:
     """Half a cosine wave from the peak at step `first` to the end at step `last`."""
     begin, quarter, middle, end = (function(t, 10, 30, 0.4, 0.02) for t in (10, 15, 20, 30))
     likely = {
-        0.02: "It begins at the end and runs upwards: turn the wave round.",
+        0.02: "It begins at `end` and runs upwards: turn the wave upside down.",
         0.42: "It begins at peak + end: scale the wave to peak - end.",
     }
     judge(begin, 0.4, "Step `first` gives the peak, 0.4: the share there must be 0.", likely)
     late = 0.02 + 0.19 * (1 + math.cos(math.pi * 20 / 21))
     likely = {
         0: "The LR ends at 0, not at `end`: scale the wave to peak - end, and add `end`.",
-        late: "The LR has not arrived: the share is 1 after last - first steps, not one later.",
+        late: "The LR stays above `end`: the share is 1 after last - first steps, not one later.",
         0.4: "At `last` the LR is at the peak again: half a wave, cos of 0 to pi, not a whole one.",
     }
     hint = "Step `last` gives 0.02: there the cosine is at its lowest, half a wave (in radians) on."
@@ -108,6 +108,6 @@ def check_annealing(function: Callable) -> str:
     likely = {0.305: "That is a straight line. A cosine is still near the peak after a quarter."}
     hint = "Begin, middle and end are right; a quarter of the way does not fit a cosine."
     judge(quarter, 0.02 + 0.19 * (1 + math.sqrt(0.5)), hint, likely, rtol=1e-5)
-    hint = "Three quarters of the way from 0.6 to 0.1 it fails: numbers of your own in it?"
+    hint = "It fails three quarters of the way from 0.6 to 0.1: is a number of your own in it?"
     judge(function(10, 4, 12, 0.6, 0.1), 0.1 + 0.25 * (1 - math.sqrt(0.5)), hint, rtol=1e-5)
     return "Begin, middle, end and the curve between them are right."

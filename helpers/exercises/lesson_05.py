@@ -25,9 +25,9 @@ from helpers.exercises.judging import (
 check_initial_loss = number(  # of an untrained net with 100 classes, in nats
     math.log(100),
     "ln(100) = 4.605 nats: twice as much as for ten classes, as 100 = 10 * 10.",
-    "An untrained net gives each of the 100 classes 1/100. -ln of it?",
+    "An untrained net gives each of the 100 classes 1/100. What is -ln of that?",
     {
-        math.log(10): "2.30 is the natural logarithm of 10: right for ten classes, here are 100.",
+        math.log(10): "2.30 is ln(10): right for ten classes, but here there are 100.",
         2: "2 is log10(100). The cross-entropy takes the natural logarithm.",
         0.01: "0.01 is the probability it gives each class. The loss is -ln of that.",
         -math.log(100): "ln(1/100) is negative, but the loss is minus that logarithm.",
@@ -54,7 +54,9 @@ def check_average_loss(function: Callable) -> str:
     """The loss per image from batch means (nats) and batch sizes; the stub is the 2020 version."""
     found = float(function([2.0, 1.0, 4.0], [500, 500, 100]))
     if math.isclose(found, 7 / 1100):
-        raise Untouched("This is still the version of 2020: it divides by the images twice over.")
+        raise Untouched(
+            "This is still the version of 2020: it divides by the number of images twice."
+        )
     likely = {
         7 / 3: "That is the mean of the batch means: the last batch's 100 images weigh as much as "
         "500 others. Weight each mean by its batch's size.",
@@ -114,7 +116,7 @@ def check_average_weights(function: Callable) -> str:
     if close(found, weights.mean(0)):
         raise Wrong("That is the plain mean: all steps weigh the same, and decay does nothing.")
     if close(found, [1.75, 2.625]):
-        raise Wrong("It seems to begin at 0: the average of constant weights would not be theirs.")
+        raise Wrong("It seems to begin at 0: constant weights would not average to themselves.")
     if not close(found, [1.75, 6.0]):
         raise Wrong(f"{found.tolist()}, not [1.75, 6.0]: average = 0.75 * average + 0.25 * new")
     return "Two steps by hand agree: 0, 1, 1.75 and 8, 8, 6."
@@ -197,7 +199,7 @@ def check_sgd_step(function: Callable) -> str:
         )
     if not close(*both(0.9, 0.1, 3)):
         raise Wrong(
-            "Each alone is right. Together: add the decay to the gradient before the momentum."
+            "Each is right alone. For both, add the decay to the gradient before the momentum."
         )
     return "Three steps agree with torch.optim.SGD, with momentum and weight decay."
 
@@ -210,9 +212,9 @@ def check_decide(function: Callable) -> str:
         (equal, 3.18, (0.3, 0.1, 0.42, 0.18), "a", "Half of the interval: t * std / root of n."),
         (equal, 3.18, (-0.3, -0.1, -0.4, -0.2), "b", "Mind both directions."),
         (equal, 3.18, (2.0, -1.0, 1.5, -1.3), "undecided", "The mean drowns in the noise."),
-        (equal, 3.18, (0.6, 0.1, 0.4, 0.0), "undecided", "So few pairs need the t of the call."),
+        (equal, 3.18, (0.6, 0.1, 0.4, 0.0), "undecided", "So few pairs need the t you are given."),
         (equal, 3.18, (0.13, 0.33, 0.53, 0.13), "undecided", "t * std / root of n, with ddof=1?"),
-        (equal[:3], 4.3, (0.35, 0.15, 0.4), "undecided", "These are three pairs, with their t."),
+        (equal[:3], 4.3, (0.35, 0.15, 0.4), "undecided", "Here are only three pairs: use their t."),
         (lucky, 3.18, (0.3, 0.1, 0.4, 0.2), "a", "A seed's luck meets both: subtract by seed."),
     ):
         found = str(

@@ -16,11 +16,11 @@ check_images_needed = number(  # for a 95 % interval of +-0.5 points at an accur
     "Solve 0.005 = 1.96 * sqrt(0.91 * 0.09 / n) for n.",
     {
         1.96**2 * 0.25 / 0.005**2: "That is for 50 %, the worst case. Here p(1-p) is 0.91 * 0.09.",
-        4 * IMAGES: "That is 0.5 points in all. Asked for: 0.5 to each side.",
+        4 * IMAGES: "That is 0.5 points in all. The question asks for 0.5 to each side.",
         0.0819 / 0.005**2: "That is one standard error. 95 % needs 1.96, so 1.96**2 as many.",
         1.96**2 * 0.0819 / 0.5**2: "0.5 points are 0.005: the formula takes shares.",
-        1.96 * 0.0819 / 0.005: "Square 1.96 and 0.005: both stand outside of the root.",
-        2 * IMAGES: "That is for the difference of two nets. One is asked for.",
+        1.96 * 0.0819 / 0.005: "Square 1.96 and 0.005: both are outside the root.",
+        2 * IMAGES: "That is for the difference between two nets. The question is about one.",
     },
     rtol=0.02,
 )
@@ -36,7 +36,7 @@ def check_confusion(function: Callable) -> str:
     if np.array_equal(found, right.T):
         raise Wrong("Rows and columns are swapped: a row is a true class.")
     if np.array_equal(found, np.minimum(right, 1)):
-        raise Wrong("Two images of class 0 were called 2. `m[t, p] += 1` on arrays counts one.")
+        raise Wrong("Two images of class 0 were called 2. `m[t, p] += 1` on arrays adds only 1.")
     if not np.array_equal(found, right):
         raise Wrong(f"true {true.tolist()}, predicted {predicted.tolist()} gave {found.tolist()}")
     return "Rows are true classes, repeated pairs count, and a class without images keeps its row."
@@ -49,7 +49,7 @@ def check_class_accuracy(function: Callable) -> str:
     found = array(function(matrix))
     need_shape(found, (3,), "one number for each of the 3 classes is wanted.")
     if close(found, [8 / 9, 3 / 10, 1]):
-        raise Wrong("Divided by columns: of what was *called* a class, which share was one. Rows!")
+        raise Wrong("That divides by columns, by what was *called* a class. Divide by the rows.")
     if close(found, [8 / 20, 3 / 20, 1 / 20]):
         raise Wrong("Divided by all images: the classes add up to the overall accuracy. Per row!")
     right = np.array([0.8, 0.75, 1 / 6])
@@ -60,7 +60,7 @@ def check_class_accuracy(function: Callable) -> str:
     if not close(found, right) and np.allclose(found, right, atol=6e-3):
         raise Wrong("Rounded, it seems: return the shares as they are.")
     if not close(found, right):
-        raise Wrong(f"{found.round(3).tolist()} is not it: the right ones of a row over its sum.")
+        raise Wrong(f"{found.round(3).tolist()} is not it: divide a row's right ones by its sum.")
     return "The diagonal over the sums of the rows."
 
 
@@ -88,7 +88,7 @@ def check_grad_cam(function: Callable) -> str:
     if close(found, weighted.sum(1).abs()):
         raise Wrong("What speaks against the class is no evidence: ReLU makes it 0, abs does not.")
     if close(found, right / right.amax((1, 2), keepdim=True)) or close(found, right / right.max()):
-        raise Wrong("Divided by a maximum: return the maps in logits, so that they compare.")
+        raise Wrong("Divided by a maximum: return the maps in logits, to compare them.")
     if not close(found, right):
         raise Wrong("The shape is right, the values are not. Mean over h and w, weight, sum, ReLU.")
     return "Mean over the map, weighted sum of the channels, ReLU: Grad-CAM."

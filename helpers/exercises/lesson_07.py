@@ -29,7 +29,7 @@ check_layer_flops = number(  # FLOP to train it on one image
 
 check_amdahl = number(  # 90 % of the time becomes 10 times faster
     1 / 0.19,
-    "1 / (0.1 + 0.9 / 10) = 5.26; without any limit on the factor it would be 10.",
+    "1 / (0.1 + 0.9 / 10) = 5.26; even an infinite factor would give only 10.",
     "The new time is 0.1 (untouched) + 0.9 / 10.",
     {
         10: "That part is 10 times faster, but the rest takes as long as before.",
@@ -44,15 +44,15 @@ check_amdahl = number(  # 90 % of the time becomes 10 times faster
 def check_ring_bytes(function: Callable) -> str:
     """Bytes that each process sends for one ring all-reduce."""
     likely = {
-        2_000_000: "Half of it: a ring goes round twice, to add up and to hand the sums on.",
+        2_000_000: "Only half of it: a ring goes round twice, to add up and to hand the sums on.",
         1_000_000: "A parameter is not a byte: multiply by the bytes of one.",
-        8_000_000: "Twice too much: a process sends pieces of 1/N, and only its own bytes count.",
+        8_000_000: "Twice the answer: a process sends pieces of 1/N, and only its own bytes count.",
     }
     judge(function(1000, 4, 1), 0, "One process sends nothing, 0 bytes.")
     hint = "{} processes, 1,000,000 {}floats: expected {:,} bytes."
     judge(function(10**6, 4, 2), 4e6, hint.format(2, "", 4_000_000), likely)
     judge(function(10**6, 2, 8), 3.5e6, hint.format(8, "half ", 3_500_000))
-    return "Nearly twice the model a process, however many there are."
+    return "Each process sends nearly twice the model, however many there are."
 
 
 @exercise
@@ -78,7 +78,7 @@ def check_shard(function: Callable) -> str:
     if [len(function(10, r, 3, 0)) for r in range(3)] not in ([4, 3, 3], [3, 4, 3], [3, 3, 4]):
         raise Wrong("10 images, 3 ranks: the shares should differ by at most one image.")
     if sorted(len(function(11, r, 3, 0)) for r in range(3)) != [3, 4, 4]:
-        raise Wrong("11 images, 3 ranks: 4, 4 and 3 of them. The rest is not for one rank alone.")
+        raise Wrong("11 images, 3 ranks: 4, 4 and 3 of them. Do not give the rest to one rank.")
     if len({frozenset(array(function(12, 0, 3, epoch)).tolist()) for epoch in range(4)}) == 1:
         raise Wrong("Rank 0 has the same images in each epoch: shuffle all, then take places.")
     return "Each image once an epoch, in an order that changes from epoch to epoch."
@@ -115,13 +115,13 @@ check_global_lr = number(  # 0.4 at batch 512; 8 GPUs of 128 images each
 
 check_training_time = number(  # seconds: 30 % of 312 TFLOP/s, 10,000 images a second
     120,
-    "The GPU would need 29.5 s, and waits for the images: 1,200,000 / 10,000 = 120 s.",
+    "The GPU would need 29.5 s, but waits for the images: 1,200,000 / 10,000 = 120 s.",
     "Two times, side by side: FLOP / (share x peak), and images / (images a second).",
     {
-        29.487: "That is the GPU's arithmetic alone: does the CPU deliver so fast?",
-        30: "That is the GPU's arithmetic alone, rounded: does the CPU deliver so fast?",
+        29.487: "That is the GPU's arithmetic alone: does the CPU deliver that fast?",
+        30: "That is the GPU's arithmetic alone, rounded: does the CPU deliver that fast?",
         1.2286: "That is the GPU's arithmetic for one epoch of 24.",
-        8.846: "That is at the full peak, and you expect 30 % of it.",
+        8.846: "That is at the full peak, but you expect 30 % of it.",
         149.487: "They work side by side: the slower one counts, not the sum.",
         5: "That is one epoch of 24.",
     },
@@ -145,7 +145,7 @@ def check_accumulate(function: Callable) -> str:
         if waiting:
             raise Wrong(
                 "The second part comes before the backward pass of the first: memory then holds "
-                "both. Call backward() for each part; it adds to the gradient that is there."
+                "both. Call backward() for each part; it adds to the existing gradient."
             )
         sizes.append(len(output) if output.ndim > 1 else 1)  # or a single image
         waiting.append(output)
@@ -159,17 +159,17 @@ def check_accumulate(function: Callable) -> str:
     if max(sizes) > 3:
         raise Wrong(f"The model was given {max(sizes)} images at once, where 3 are allowed.")
     if not torch.equal(net.weight, before):
-        raise Wrong("The weights have changed: the step is the optimiser's.")
+        raise Wrong("The weights have changed: leave the step to the optimiser.")
     if sum(sizes) != 10:
         raise Wrong(f"The model has seen {sum(sizes)} of 10 images: mind the last, smaller part.")
     if found is None or waiting:
-        raise Wrong("No gradient is left: call backward() for each part, and clear only before.")
+        raise Wrong("No gradient is left: call backward() for each part, and clear only at first.")
     if close(found, 1 + right):
         raise Wrong("The gradient of an earlier step is still in it: clear it first.")
     if close(found, 10 * right):
         raise Wrong("That is the gradient of the sum over the batch: divide by its images.")
     if close(found, sum(means)):
-        raise Wrong("Four means are added up, so it is about four times as long as it should be.")
+        raise Wrong("Four means are added up, so it is about four times as large as it should be.")
     if close(found, sum(means) / 4):
         raise Wrong("A mean of means: the last part has 1 image and counts as much as 3.")
     if close(found, 0.3 * sum(means)):

@@ -19,7 +19,7 @@ def image_grid(
     """Images (N,H,W,3) uint8 or 0..1, each with its title, row by row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    letters = round(11 * size)  # in a line; the lines that a title has stay
+    letters = round(11 * size)  # in a line; a title keeps its own line breaks
     shown = ["\n".join(fill(line, letters) for line in text.split("\n")) for text in titles]
     lines = 1 + max(text.count("\n") for text in shown)
     width = max(columns * size, 0.1 * len(title))

@@ -75,12 +75,12 @@ def source_policy(lr: np.ndarray, guess: Guess = False) -> Picture:
 
 
 def rate_and_accuracy(lr: np.ndarray, accuracy: Named, title: str) -> Picture:
-    """The learning rate of each epoch, 2 or more, above, accuracies (0..1) of the same below; where
-    it falls most is marked."""
+    """The learning rate of each epoch above, accuracies (0..1) below, for 2 or more epochs; where
+    the rate falls most is marked."""
     figure, (top, bottom) = frame(title, "epoch index", rows=2, height=5.4, sharex=True)
     top.plot(lr, color=BLACK, marker="o", markersize=4)
     top.set_ylabel("learning rate")
-    top.set_ylim(bottom=0)  # so that a last value that is not 0 is seen not to be
+    top.set_ylim(bottom=0)  # to show whether the last value is 0
     draw_steps(bottom, accuracy, first=0)
     bottom.set_ylabel("accuracy")
     percent(bottom.yaxis)

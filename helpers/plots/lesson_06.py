@@ -103,7 +103,7 @@ def class_evidence(image: np.ndarray, maps: Named, title: str) -> Picture:
         drawn = overlay(ax, image, values, highest)
         ax.set_title(name, parse_math=False)
     bar = color_bar(drawn, axes, "evidence (logits)", shrink=0.85)
-    bar.set_facecolor("0.5")  # the maps lie on grey, and it is as transparent as they are
+    bar.set_facecolor("0.5")  # as transparent as the maps, which lie on grey
     peaks = "; ".join(f"{name}, {brightest(values)}" for name, values in maps.items())
     return Picture(figure, f"{title}: the image and over it Grad-CAM maps, one scale. {peaks}.")
 

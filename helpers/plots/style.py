@@ -37,14 +37,14 @@ STYLE = {
     "grid.alpha": 0.25,
     "axes.axisbelow": True,
 }
-OTHER_SCRIPTS = (  # fonts of systems that have letters which matplotlib's own one has not
+OTHER_SCRIPTS = (  # fonts of systems, with letters that matplotlib's own one lacks
     "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "Yu Gothic",
     "Malgun Gothic", "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo", "Arial Unicode MS",
 )  # fmt: skip
 INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
 # For the whole session: a learner's own figures have them as well.
 mpl.rcParams["font.family"] += [font for font in OTHER_SCRIPTS if font in INSTALLED]
-warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a line for each: boxes tell it
+warnings.filterwarnings("ignore", "Glyph .* missing from")  # one a letter; the boxes tell it
 BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes that hold nothing but an image
 Named = dict[str, np.ndarray]  # curves or maps, by the names that a figure shows
 Guess = float | Literal[False] | None  # a learner's; None: not written, False: not asked for
@@ -149,8 +149,8 @@ def percent(*axes: Axis) -> None:
 
 
 def note_guess(ax: Axes, guess: Guess, horizontal: bool = True) -> str:
-    """Draw the learner's guess as a dotted line; returns what to add to the alt text. To be called
-    last: a guess near what is drawn widens the axis; one far off would flatten all, and is a note.
+    """Draw the learner's guess as a dotted line; returns what to add to the alt text. Call it last:
+    a guess near what is drawn widens the axis; one far off would flatten all and becomes a note.
     """
     if guess is False:
         return ""
@@ -160,7 +160,7 @@ def note_guess(ax: Axes, guess: Guess, horizontal: bool = True) -> str:
         try:
             guess = float(guess)
         except (TypeError, ValueError):
-            raise TypeError(f"your guess is {guess!r}: expected one number, as 0.9") from None
+            raise TypeError(f"your guess is {guess!r}: expected one number, like 0.9") from None
         told, note = f" The guess was {guess:g}.", f"your guess, {guess:g}, is far off the axis"
     axis, limit = (ax.yaxis, ax.set_ylim) if horizontal else (ax.xaxis, ax.set_xlim)
     scale = axis.get_transform()  # logarithms on a logarithmic axis
@@ -195,5 +195,5 @@ def color_bar(drawn, axes, label: str, shrink: float = 1.0) -> Axes:
 
 
 def plain(names: Iterable[str]) -> list[str]:
-    """Class names for the ticks of an axis, in which matplotlib would read formulas."""
+    """Class names for the ticks of an axis; matplotlib would take a $ for a formula."""
     return [name.replace("$", r"\$") for name in names]
