@@ -26,6 +26,7 @@ from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
+from helpers import editions  # noqa: E402
 from helpers.session import PROFILES  # noqa: E402
 
 pytestmark = [
@@ -304,3 +305,38 @@ def test_the_progress_bar(browser, address: str):
 
     page.wait(only_lines, REACT, "one line an epoch and no bar")
     page.photograph("trained")
+
+
+def test_the_slides(browser, tmp_path: Path):
+    """Printed, no slide of lesson 05 is cut off. An arrow scrolls a slide too long for the screen
+    before it turns the page; the keyboard's focus is on the slide that is shown."""
+    paths = [next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("02", "05")]
+    editions.write_slides(paths, tmp_path / "out")
+    long, printed = sorted((tmp_path / "out").iterdir())
+    browser.get(printed.as_uri())
+    print_it = """
+    dispatchEvent(new Event("beforeprint"));
+    document.documentElement.classList.remove("js");  // as on paper: all at once
+    const high = slides.map(slide => slide.scrollHeight - slide.clientHeight);
+    const smaller = slides.filter(slide => slide.style.fontSize != "100%");
+    return [high.filter(over => over > 1).length, smaller.length];
+    """
+    cut_off, smaller = browser.execute_script(print_it)
+    assert cut_off == 0 and smaller > 3
+
+    browser.get(long.as_uri())
+    find = """
+    const tall = slide => slide.scrollHeight > slide.clientHeight + 1;
+    for (let n = 0; n < slides.length; n++) { show(n); if (tall(slides[n])) return n; }
+    """
+    number = browser.execute_script(find)
+    state = "return [now, slides[now].scrollTop > 0, document.activeElement === slides[now]]"
+    assert browser.execute_script(state) == [number, False, True]
+    ActionChains(browser).send_keys(Keys.ARROW_DOWN).perform()
+    deadline = time.monotonic() + REACT
+    while browser.execute_script(state) != [number, True, True] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert browser.execute_script(state) == [number, True, True]
+    shift_space = ActionChains(browser).key_down(Keys.SHIFT).send_keys(" ").key_up(Keys.SHIFT)
+    shift_space.perform()
+    assert browser.execute_script(state) == [number - 1, False, True]

@@ -297,7 +297,7 @@ def test_the_pages_turn(decks):
         [*command, f"{page.as_uri()}#5"], capture_output=True, text=True, timeout=120
     )
     slides = Page(page.read_text(encoding="utf-8")).sections
-    assert f'<div id="where">5 / {len(slides)}</div>' in done.stdout
+    assert f'<div id="where" role="status">5 / {len(slides)}</div>' in done.stdout
     assert len(re.findall(r'<section[^>]*class="now"', done.stdout)) == 1
 
 
