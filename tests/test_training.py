@@ -842,7 +842,7 @@ def test_ctrl_c_keeps_each_step(name, number, kept, workers, tmp_path, monkeypat
     assert pressed.calls >= number and signal.getsignal(signal.SIGINT) is usual
     assert same(model, before) and not (tmp_path / "model.pt").exists()
     said, saved = capsys.readouterr().out, checkpoint.read(tmp_path / "checkpoint.pt")
-    assert "Stopping after this step" in said and "is as it was before this run" in said
+    assert "Stopping after this step" in said and "is as before this run" in said
     assert (saved["epoch"], saved["step"] - 3 * saved["epoch"]) == kept
     if kept[1]:
         assert f"Stopped after step {kept[1]} of epoch {kept[0] + 1}." in said
