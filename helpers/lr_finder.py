@@ -119,7 +119,7 @@ class RangeTest:
             low, high = min(lrs), max(lrs)
             lines.append(
                 f"the rules disagree by a factor of {high / low:.0f}: {lrs[low]} says {low:.2g}, "
-                f"{lrs[high]} {high:.2g}. Look at the curve; more seeds or steps may settle it"
+                f"{lrs[high]} {high:.2g}.\nLook at the curve; more seeds or steps may settle it"
             )
         return "\n".join(lines)
 

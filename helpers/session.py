@@ -7,6 +7,7 @@ in minutes on a laptop, and in full on a GPU. No number of a profile stands anyw
 import inspect
 import os
 import platform
+import textwrap
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -132,7 +133,7 @@ class Session:
             net, made = found[0].to(self.device), found[1]
             print(
                 "Lesson 05 has not run here, so this is the course's published net: width "
-                f"{made['width']}, {made['epochs']} epochs on all {made['training_images']:,} "
+                f"{made['width']}, {made['epochs']} epochs\non all {made['training_images']:,} "
                 "training images, including the held-out ones."
             )
         else:
@@ -218,7 +219,7 @@ def describe(session: Session) -> str:
     if not data.notice:
         return table
     line = "-" * 80
-    return f"{table}\n{line}\n{data.notice}\n{line}"
+    return f"{table}\n{line}\n{textwrap.fill(data.notice, 80)}\n{line}"
 
 
 def show_source(thing) -> Markdown:
