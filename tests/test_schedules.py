@@ -123,7 +123,7 @@ def test_piecewise_linear_equals_numpy_and_meets_its_knots():
 def test_no_schedule_answers_for_a_step_that_is_not_there(schedule, total):
     schedule(np.int64(0))
     for t in (-1,) if total is None else (-1, total, total + 1):
-        with pytest.raises(ValueError, match=f"t = {t} is no step"):
+        with pytest.raises(ValueError, match=f"t = {t} is not a step"):
             schedule(t)
     for t in (1.0, 0.5, "1", None):
         with pytest.raises(TypeError, match=f"t = {t!r} is not a step: expected a whole number"):
