@@ -1,7 +1,7 @@
 """The net of the course, and the other nets it is compared with.
 
 DavidNet goes back to the 9-layer residual net that David Page trained on CIFAR-10 in 79 seconds
-("How to Train Your ResNet", 2018). The 2020 run added strided 1x1 shortcuts around whole
+("How to Train Your ResNet", 2018). The 2020 net differs in strided 1x1 shortcuts around whole
 stages, pooling before batch norm, and the average pool at the end. Every net takes normalised
 images (B, 3, 32, 32), float, and returns logits (B, classes): the loss applies softmax.
 No convolution before a batch norm has a bias: the norm would subtract it again.

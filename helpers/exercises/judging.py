@@ -70,7 +70,7 @@ def exercise(check: Callable[[Any], str], returns: bool = True) -> Callable[[Any
 def misfit(answer: Any, wanted: Any) -> str:
     """Why an answer is not of the kind that a check takes; empty if it is."""
     if answer is None:
-        return "The answer is None: was it printed instead of returned?"
+        return "The answer is None: was it printed instead of given?"
     if wanted is float and callable(answer):
         return "A number is wanted, not a function."
     if wanted is float and isinstance(answer, str):
