@@ -164,6 +164,14 @@ def test_need_shape_says_what_came_out():
         judging.need_shape([1, 2, 3], (2, 3), "two rows.")
 
 
+def test_a_long_verdict_is_wrapped():
+    """JupyterLab breaks long lines in the middle of a word."""
+    verdict = judging.Verdict("wrong", "The values differ, because " + "so much is said " * 10)
+    lines = repr(verdict).splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 88
+    assert " ".join(lines) == f"Not yet. {verdict.message.strip()}"
+
+
 def test_an_answer_of_another_kind_is_not_called_the_learners_code():
     module = torch.nn.Linear(1, 1)
     for check, answer, told in (

@@ -574,7 +574,9 @@ def test_text_and_html():
     page = table._repr_html_()
     assert page.count("<tr>") == page.count("</tr>") == len(lines)
     assert page.count("</td>") + page.count("</th>") == 7 * len(lines)
-    assert "<th " in page and "383,456,256" in page
+    assert page.count('<th scope="col"') == 7 and page.count('<th scope="row"') == len(lines) - 1
+    assert page.count('align="right"') == 5 * len(lines)  # styles are taken out on GitHub
+    assert "383,456,256" in page
     net = nn.Sequential()
     net.add_module("<b>", nn.Conv2d(3, 1, (1, 3)))
     page = layer_table(net)._repr_html_()

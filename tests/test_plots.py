@@ -276,6 +276,27 @@ def test_a_figure_has_a_title_and_is_described(picture):
     assert any(titles) or picture.figure.get_suptitle()
 
 
+def test_alt_texts_are_printed_where_they_are_asked_for(monkeypatch, capsys):
+    """JupyterLab hands none to screen readers."""
+    shown = plots.bars({"a": 1.0, "b": 2.0}, "Title", "unit", "Two bars.")
+    monkeypatch.delenv("COURSE_ALT", raising=False)
+    shown._repr_mimebundle_()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("COURSE_ALT", "1")
+    shown._repr_mimebundle_()
+    assert capsys.readouterr().out == "Two bars.\n"
+
+
+def test_maps_of_layers_say_where_they_are_bright():
+    maps = {"one": np.zeros((4, 4)), "two": np.zeros((2, 2))}
+    maps["one"][3, 0] = 2
+    image, smooth = np.zeros((32, 32, 3), np.uint8), dict.fromkeys(maps, np.zeros((32, 32)))
+    alt = plots.layer_maps(image, maps, smooth, "T").alt
+    assert alt.endswith(
+        "one, 4x4, brightest (2 logits) at the bottom left; two, 2x2, dark everywhere."
+    )
+
+
 def test_colour_maps_grow_evenly_in_lightness(picture):
     """Monotone, whoever looks, in even steps: no jet, whose bright bands are not in the data."""
     maps = {

@@ -233,6 +233,20 @@ def test_the_rules_of_the_slides():
     assert "Hidden" not in text and "answer" not in text and "bootstrap" not in text
 
 
+def test_a_formula_or_list_brings_what_leads_to_it():
+    text = "## 1 A part\n\nFirst.\n\nWords.\n\nThe whole costs\n\n$$x$$\n\nSo:\n\n- a list\n\nCode:"
+    deck = editions.as_slides(new_notebook(cells=[new_markdown_cell(text)]))
+    shown, told = (cell.source for cell in deck.cells)
+    assert "First.\n\nThe whole costs\n\n<img" in shown and "So:\n\n- a list" in shown
+    assert told == "Words.\n\nCode:"
+
+
+def test_a_displayed_formula_is_larger():
+    small, large = (editions.with_formulas(f"{m}\\frac{{1}}{{2}}{m}") for m in ("$", "$$"))
+    height = [float(re.search(r"height:([\d.]+)em", image)[1]) for image in (small, large)]
+    assert height[1] > 1.5 * height[0] and 'class="math display"' in large
+
+
 def test_slides_are_made_at_conversion_and_stored_nowhere(tmp_path):
     notebook = small_lesson()
     before = nbformat.writes(notebook)
