@@ -170,6 +170,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     service = webdriver.ChromeService(CHROMEDRIVER)  # named, so that nothing is downloaded
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_script_timeout(REACT)
+    # JupyterLab's current notebook is the one that has the focus, which no window gives here.
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     yield driver
     driver.quit()
 
