@@ -154,7 +154,7 @@ def fit(
             traceback.clear_frames(error.__traceback__)  # or they keep the loader's workers alive
             print(f"Stopped {error}. The net is as before this run; resuming goes on from there.")
         elif isinstance(error, KeyboardInterrupt):
-            print("Stopped. The net is as it was before this run. With out=, resuming goes on from "
+            print("Stopped. The net is as before this run. With out=, resuming goes on from "
                   "the last checkpoint in that folder.")  # fmt: skip
         raise
     return run.history
