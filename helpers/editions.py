@@ -214,10 +214,9 @@ def _formula(found: re.Match) -> str:
     if not found["mark"]:
         return found.group()
     tex = " ".join(found["formula"].split())
-    display = found["mark"] == "$$"
-    scale = 1.3 if display else 1
     plain = re.sub(r"\\[tbB]ig[lr]?(?![a-z])", "", tex)
-    plain = plain.replace(r"\frac", r"\dfrac") if display else plain
+    if found["mark"] == "$$":
+        plain = plain.replace(r"\frac", r"\dfrac")
     plain = re.sub(r"\\tfrac(\d)(\d)", r"\\frac{\1}{\2}", plain)
     plain = re.sub(r"\\sqrt +(\w)", r"\\sqrt{\1}", plain)
     plain = re.sub(r"\\[lr]Vert\b", r"\\Vert", re.sub(r"\\le\b", r"\\leq", plain))
@@ -231,9 +230,8 @@ def _formula(found: re.Match) -> str:
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     data = base64.b64encode(svg.getvalue()).decode()
-    high, low = scale * (height + 2) / 12, scale * (depth + 1) / 12
-    size = f"height:{high:.2f}em;vertical-align:{-low:.2f}em"
-    kind = "display" if display else "inline"
+    size = f"height:{(height + 2) / 12:.2f}em;vertical-align:{-(depth + 1) / 12:.2f}em"
+    kind = "display" if found["mark"] == "$$" else "inline"
     return (
         f'<img class="math {kind}" alt="{escape(tex)}" style="{size}" '
         f'src="data:image/svg+xml;base64,{data}">'
