@@ -287,6 +287,13 @@ def test_alt_texts_are_printed_where_they_are_asked_for(monkeypatch, capsys):
     assert capsys.readouterr().out == "Two bars.\n"
 
 
+def test_effective_fields_say_how_large_the_bright_core_is():
+    gradient = np.full((9, 9), 0.1)
+    gradient[3:5, 3:6] = 1
+    alt = plots.effective_fields({"stem": gradient}, {"stem": 9}, "T").alt
+    assert alt.endswith("half as bright as the brightest span in stem 2x3 of 9x9 pixels.")
+
+
 def test_maps_of_layers_say_where_they_are_bright():
     maps = {"one": np.zeros((4, 4)), "two": np.zeros((2, 2))}
     maps["one"][3, 0] = 2
