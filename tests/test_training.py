@@ -772,7 +772,7 @@ def test_interrupt_leaves_the_weights_and_a_checkpoint_that_resumes_to_the_same_
     with pytest.raises(KeyboardInterrupt):
         fit(model, Interrupted(batches()), recipe=SMALL, out=tmp_path, verbose=False)
     said = capsys.readouterr().out
-    assert "net is as it was before" in said and "the last checkpoint in that folder" in said
+    assert "net is as before this run" in said and "the last checkpoint in that folder" in said
     assert same(model, before)
 
     class AtOnce(list):
