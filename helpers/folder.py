@@ -42,6 +42,8 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Pat
             raise FolderError(f"{top} has no folder {part}: {LAYOUT}")
         folders = sorted(_entries(parts[part], top), key=_class_name)
         classes[part] = tuple(map(_class_name, folders))
+        if twice := [name for name, count in Counter(classes[part]).items() if count > 1]:
+            raise FolderError(f"{parts[part]} has {twice} twice, with accents written in two ways")
         for label, entry in enumerate(folders):
             if not entry.is_dir():
                 raise FolderError(f"{entry} is not the folder of a class: {LAYOUT}")

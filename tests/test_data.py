@@ -370,6 +370,17 @@ def test_accents_may_be_written_either_way(tmp_path):
         assert (images.images[:, 0, 0, 0] == 255 * (1 - images.labels)).all()
 
 
+def test_two_folders_of_one_name_are_refused(tmp_path):
+    """The labels of the classes after them would be others in train than in test."""
+    for place in ("train/caf\u00e9", "train/cafe\u0301", "train/dog", "test/caf\u00e9", "test/dog"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / place / "0.png")
+    if len(list((tmp_path / "train").iterdir())) == 2:
+        pytest.skip("here both are one folder")
+    with pytest.raises(FolderError, match="train has .* twice"):
+        load(f"folder:{tmp_path}", holdout=0)
+
+
 def test_a_telephones_second_view_is_no_animation(tmp_path):
     for part in ("train", "test"):
         for name in ("a", "b"):
