@@ -1,6 +1,5 @@
 """Publishes the notebooks: outputs of a real run, cleaned, stamped with where they come from."""
 
-import ast
 import base64
 import hashlib
 import json
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
+from modulefinder import ModuleFinder
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -125,27 +125,15 @@ def helper_digests(notebook: NotebookNode) -> dict[str, str]:
     """
     plain = TransformerManager().transform_cell  # Python without IPython's magics
     code = [plain(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
-    names, found = _imported("\n".join(code)), {}
-    while names := names - {"environment"} - {Path(file).stem for file in found}:
-        name = names.pop()
+    finder = ModuleFinder([str(HELPERS.parent)], excludes=["helpers.environment"])
+    finder.scan_code(compile("\n".join(code), "lesson", "exec"), finder.add_module("lesson"))
+    found = {}
+    for name in {name.split(".")[1] for name in finder.modules if name.startswith("helpers.")}:
         file, package = HELPERS / f"{name}.py", sorted(HELPERS.glob(f"{name}/*.py"))
-        if file.is_file() or package:
-            text = "\n".join(path.read_text(encoding="utf-8") for path in package or [file])
-            key = f"{name}/" if package else file.name
-            found[key] = hashlib.sha256(text.encode()).hexdigest()[:12]
-            names |= _imported(text)
+        text = "\n".join(path.read_text(encoding="utf-8") for path in package or [file])
+        key = f"{name}/" if package else file.name
+        found[key] = hashlib.sha256(text.encode()).hexdigest()[:12]
     return dict(sorted(found.items()))
-
-
-def _imported(source: str) -> set[str]:
-    """The modules of helpers/ that Python source imports, wherever in it."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("helpers.")}
 
 
 def changed_helpers(notebook: NotebookNode) -> list[str]:

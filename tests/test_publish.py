@@ -318,32 +318,40 @@ def test_the_pages_turn(decks):
 # Outputs and helpers
 
 
-def test_helpers_are_found_through_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(publishing, "HELPERS", tmp_path)
-    (tmp_path / "one.py").write_text("def f():\n    import helpers.two\n")
-    (tmp_path / "two.py").write_text("from helpers.one import f\nfrom helpers import three\n")
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of helpers, with nothing in it."""
+    folder = tmp_path / "helpers"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.setattr(publishing, "HELPERS", folder)
+    return folder
+
+
+def test_helpers_are_found_through_each_other(own):
+    (own / "one.py").write_text("def f():\n    import helpers.two\n")
+    (own / "two.py").write_text("from helpers.one import f\nfrom helpers import three\n")
     for name in ("four", "environment"):
-        (tmp_path / f"{name}.py").write_text("import numpy\n")
-    (tmp_path / "three").mkdir()
+        (own / f"{name}.py").write_text("import numpy\n")
+    (own / "three").mkdir()
     for name, code in (("__init__", "from helpers.three.part import f"), ("part", "x = 1")):
-        (tmp_path / "three" / f"{name}.py").write_text(code)
+        (own / "three" / f"{name}.py").write_text(code)
     cells = [
         new_code_cell("%matplotlib inline\nfrom helpers import (\n    environment,\n    one,\n)")
     ]
     found = publishing.helper_digests(new_notebook(cells=cells))
     assert list(found) == ["one.py", "three/", "two.py"]
     assert found["one.py"] != found["two.py"]
-    (tmp_path / "three" / "part.py").write_text("x = 2")
+    (own / "three" / "part.py").write_text("x = 2")
     changed = publishing.helper_digests(new_notebook(cells=cells))
     assert {name for name in found if found[name] != changed[name]} == {"three/"}
 
 
-def test_check_names_the_helpers_that_changed(tmp_path, monkeypatch, capsys):
+def test_check_names_the_helpers_that_changed(own, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
     monkeypatch.setattr(cli, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(publishing, "HELPERS", tmp_path)
-    (tmp_path / "plots.py").write_text("x = 1")
-    (tmp_path / "data.py").write_text("y = 1")
+    (own / "plots.py").write_text("x = 1")
+    (own / "data.py").write_text("y = 1")
     notebook = new_notebook(cells=[new_code_cell("from helpers import data, plots")])
     digest, helpers = publishing.code_digest(notebook), publishing.helper_digests(notebook)
     for name, course in (
@@ -354,10 +362,10 @@ def test_check_names_the_helpers_that_changed(tmp_path, monkeypatch, capsys):
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     check = ["publish", "--check"]
     assert cli.main(check) == 0 and capsys.readouterr().out == ""
-    (tmp_path / "plots.py").write_text("x = 2")
+    (own / "plots.py").write_text("x = 2")
     assert cli.main(check) == 0  # a warning, since a comment may be all that changed
     assert capsys.readouterr().out == "01_noted.ipynb: its outputs are older than plots.py\n"
-    (tmp_path / "data.py").unlink()
+    (own / "data.py").unlink()
     assert cli.main(check) == 0
     assert (
         capsys.readouterr().out == "01_noted.ipynb: its outputs are older than data.py, plots.py\n"
@@ -373,9 +381,8 @@ def test_publishing_notes_the_helpers(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "BUILD", tmp_path / "build")
     (tmp_path / "notebooks").mkdir()
     path = tmp_path / "notebooks" / "01_x.ipynb"
-    nbformat.write(
-        new_notebook(cells=[new_code_cell("if False:\n    import helpers.shapes")]), path
-    )
+    cell = new_code_cell("def later():\n    import helpers.shapes")
+    nbformat.write(new_notebook(cells=[cell]), path)
     assert cli.main(["publish"]) == 0
     made = nbformat.read(path, as_version=4)
     assert list(made.metadata["course"]["helpers"]) == ["shapes.py"]
