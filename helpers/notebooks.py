@@ -9,9 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import nbformat
-from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode, ValidationError
@@ -30,13 +29,6 @@ class Outcome:
     seconds: float = 0.0
     error: str | None = None
     stderr: list[str] | None = None
-
-
-class ThisPython(KernelSpecManager):
-    """Runs this interpreter's kernel, whichever one a notebook or the machine names."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
 
 
 def read(path: Path) -> NotebookNode:
@@ -61,7 +53,8 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
     for cell in cells:
         cell.outputs, cell.execution_count = [], None
     outcome = Outcome(path.stem, notebook, len(cells))
-    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
+    # Without folders to look in, the only kernel is this interpreter's own, whatever is installed.
+    manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     client = NotebookClient(
         notebook,
         km=manager,
