@@ -237,7 +237,9 @@ def test(options, rest):
 
 
 def lab(options, rest):
-    where = [] if any(Path(word).exists() for word in rest) else [f"--notebook-dir={NOTEBOOKS}"]
+    said = ("--notebook-dir", "--ServerApp.root_dir")  # JupyterLab refuses a second one
+    named = any(word.startswith(said) or Path(word).exists() for word in rest)
+    where = [] if named else [f"--notebook-dir={NOTEBOOKS}"]
     command = [sys.executable, "-m", "jupyterlab", *where, *rest]
     return environment.call(command, more={**folders(), "JUPYTER_PREFER_ENV_PATH": "1"})
 
