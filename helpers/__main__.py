@@ -323,26 +323,24 @@ def main(arguments=None):
         return 130
 
 
-def end(code):
-    """Leave Python; one of several processes leaves at once, because a normal exit could wait for
-    threads that wait for a process that is gone."""
-    if "RANK" in os.environ:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    sys.exit(code)
-
-
 def begin():
-    """`main`, and the end of this process with its exit code, also where it fails."""
+    """`main`, and the end of this process with its exit code, also where it fails.
+
+    One of several processes leaves at once, because a normal exit could wait for threads that wait
+    for a process that is gone.
+    """
     try:
         code = main()
     except Exception:
         traceback.print_exc()
         code = 1
-    end(code)
+    if "RANK" not in os.environ:
+        sys.exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":
