@@ -69,7 +69,7 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
         seen.add(id(item))
         if hasattr(item, "set_epoch"):
             item.set_epoch(epoch)
-        if restart(item, mixed % 2**32):
+        if restart(item, mixed):
             mixed += 1  # the next one draws other numbers
         elif type(item) in (list, tuple, set):  # one of another type may read its items from a disk
             left += item
@@ -80,6 +80,7 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
 def restart(item, seed: int) -> bool:
     """Start `item` anew at `seed` if it is random: a generator of torch, numpy or random, or a
     Compose of albumentations. Returns whether it is."""
+    seed %= 2**32  # numpy takes no larger one
     if isinstance(item, torch.Generator):
         item.manual_seed(seed)
     elif isinstance(item, np.random.Generator):

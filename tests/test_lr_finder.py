@@ -250,6 +250,15 @@ def test_seeds_of_numpy():
     assert [len(y) for _, y in batches] == [20, 20]
 
 
+def test_a_seed_larger_than_numpy_takes():
+    batches = loader()
+    batches.dataset.stream = np.random.RandomState(3)
+    seeds = (1, 2**32 + 1)
+    found = lr_range_test(*pair(), F.cross_entropy, batches, steps=3, end_lr=1e-2, seeds=seeds)
+    assert np.isfinite(found.loss).all()
+    assert batches.dataset.stream.random() == np.random.RandomState(3).random()
+
+
 def test_uneven_batches_give_the_loss_of_the_batch():
     batches = fixed_batches(40, 16)  # 16, 16, 8
     model, optimizer = pair(momentum=0.9)

@@ -238,6 +238,12 @@ def test_styles_differ_without_colour():
         list(style.series(dict.fromkeys("abcdefgh")))
 
 
+@pytest.mark.parametrize(("count", "titles"), [(0, []), (2, ["one"])])
+def test_a_grid_needs_a_title_for_each_image(count, titles):
+    with pytest.raises(ValueError, match=f"{count} images, {len(titles)} titles"):
+        plots.image_grid(images(count), titles, "Images")
+
+
 def test_text_is_large_enough(picture):
     assert picture.figure.get_figwidth() <= 13
     for text in picture.figure.findobj(Text):

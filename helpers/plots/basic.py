@@ -17,6 +17,8 @@ def image_grid(
     alt: str | None = None,
 ) -> Picture:
     """Images (N,H,W,3) uint8 or 0..1, each with its title, row by row."""
+    if len(images) == 0 or len(images) != len(titles):
+        raise ValueError(f"{len(images)} images, {len(titles)} titles: expected one title an image")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     letters = round(11 * size)  # in a line; a title keeps its own line breaks
