@@ -100,6 +100,7 @@ def worker(rank, folder, recipe, data, val, make=net, resume=False):
     history = fit(model, data, val, recipe=recipe, out=folder, resume=resume, verbose=False)
     torch.save(history, folder / f"history{rank}.pt")
     torch.save(dict(model.named_parameters()), folder / f"weights{rank}.pt")
+    dist.barrier()  # as in helpers.launch: nobody hangs up while the other still talks
     dist.destroy_process_group()
 
 
@@ -113,6 +114,7 @@ def in_two_processes(folder, *args):
             process.start()
     for process in both:
         process.join(100)
+        process.kill()  # one that hangs fails this test, and no other
     return [process.exitcode for process in both]
 
 

@@ -70,7 +70,9 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wheel(wheels, "torchvision", "0.20.0")
     wheel(wheels, "thing", "1.0", needs="torch")
     wheel(wheels, "thing", "1.1", needs="torch>=2.6")  # a reason to replace an older torch
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # nothing of this machine's own settings
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)  # nothing of this machine's own settings
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))

@@ -244,7 +244,7 @@ def test_a_formula_or_list_brings_what_leads_to_it():
 def test_a_displayed_formula_is_larger():
     small, large = (editions.with_formulas(f"{m}\\frac{{1}}{{2}}{m}") for m in ("$", "$$"))
     height = [float(re.search(r"height:([\d.]+)em", image)[1]) for image in (small, large)]
-    assert height[1] > 1.5 * height[0] and 'class="math display"' in large
+    assert height[1] > 1.2 * height[0] and 'class="math display"' in large
 
 
 def test_slides_are_made_at_conversion_and_stored_nowhere(tmp_path):
