@@ -150,7 +150,7 @@ def _transfer(url: str, part: Path, size: int) -> None:
         if length and have + int(length) != size:
             raise _NextMirror(f"has a file of {have + int(length):,} bytes, expected {size:,}")
         bar = tqdm(
-            desc=urllib.parse.urlsplit(url).hostname,
+            desc=url.split("/")[2],  # the host
             total=size, initial=have, unit="B", unit_scale=True,
             file=sys.stdout,  # in a notebook, stderr looks like an error
         )  # fmt: skip

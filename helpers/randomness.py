@@ -80,13 +80,14 @@ def seed_epoch(batches, seed: int, epoch: int) -> None:
 def restart(item, seed: int) -> bool:
     """Start `item` anew at `seed` if it is random: a generator of torch, numpy or random, or a
     Compose of albumentations. Returns whether it is."""
-    seed %= 2**32  # numpy takes no larger one
     if isinstance(item, torch.Generator):
         item.manual_seed(seed)
     elif isinstance(item, np.random.Generator):
         item.bit_generator.state = type(item.bit_generator)(seed).state
-    elif isinstance(item, (random.Random, np.random.RandomState)):
+    elif isinstance(item, random.Random):
         item.seed(seed)
+    elif isinstance(item, np.random.RandomState):
+        item.seed(seed % 2**32)  # it takes no larger one
     elif isinstance(item, A.Compose):
         seed_transform(item, seed)
     else:

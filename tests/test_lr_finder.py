@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from helpers.augment import Batches
 from helpers.data import load
 from helpers.lr_finder import RangeTest, lr_range_test
+from helpers.randomness import restart
 
 
 class Points(Dataset):
@@ -257,6 +258,10 @@ def test_a_seed_larger_than_numpy_takes():
     found = lr_range_test(*pair(), F.cross_entropy, batches, steps=3, end_lr=1e-2, seeds=seeds)
     assert np.isfinite(found.loss).all()
     assert batches.dataset.stream.random() == np.random.RandomState(3).random()
+    generators = [torch.Generator(), torch.Generator()]
+    for generator, seed in zip(generators, seeds, strict=True):
+        restart(generator, seed)
+    assert [generator.initial_seed() for generator in generators] == list(seeds)  # torch takes it
 
 
 def test_uneven_batches_give_the_loss_of_the_batch():

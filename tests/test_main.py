@@ -524,12 +524,13 @@ def test_doctor_knows_an_archive_that_waits_to_be_unpacked(tmp_path, monkeypatch
 
 def test_lab_opens_the_notebooks_or_the_folder_named(tmp_path, monkeypatch):
     called = []
+    named = ["--notebook-dir=x"], ["--notebook-dir", "x"], ["--ServerApp.root_dir=x"]
     monkeypatch.setattr(environment, "call", lambda command, **more: called.append(command[3:]))
-    for words in ([], ["--port", "8889"], [str(tmp_path), "--no-browser"], ["--notebook-dir=x"]):
+    for words in ([], ["--port", "8889"], [str(tmp_path), "--no-browser"], *named):
         cli.main(["lab", *words])
     notebooks = f"--notebook-dir={cli.NOTEBOOKS}"
     assert called[:2] == [[notebooks], [notebooks, "--port", "8889"]]
-    assert called[2:] == [[str(tmp_path), "--no-browser"], ["--notebook-dir=x"]]
+    assert called[2:] == [[str(tmp_path), "--no-browser"], *named]
 
 
 def test_doctor_tells_the_time_of_a_full_run_only_where_it_was_measured(tmp_path: Path):

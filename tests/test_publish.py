@@ -244,7 +244,10 @@ def test_a_formula_or_list_brings_what_leads_to_it():
 def test_a_displayed_formula_is_larger():
     small, large = (editions.with_formulas(f"{m}\\frac{{1}}{{2}}{m}") for m in ("$", "$$"))
     height = [float(re.search(r"height:([\d.]+)em", image)[1]) for image in (small, large)]
-    assert height[1] > 1.2 * height[0] and 'class="math display"' in large
+    style = (Path(editions.__file__).parent / "slides.html.j2").read_text()
+    letter = float(re.search(r"img\.math\.display \{.*font-size: ([\d.]+)em", style)[1])
+    assert letter > 1 and height[1] > height[0] and 'class="math display"' in large
+    assert letter * height[1] > 1.5 * height[0]  # as the reader sees it
 
 
 def test_slides_are_made_at_conversion_and_stored_nowhere(tmp_path):
