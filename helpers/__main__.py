@@ -301,7 +301,8 @@ def main(arguments=None):
         else:
             if options.command in ("run", "publish"):
                 choose(options.only)  # before anything long
-            python = environment.prepare()
+            alone = options.command in ("train", "measure")  # they open no notebook
+            python = environment.prepare(environment.TOOLS if alone else ())
         if python != sys.executable:
             return environment.call([python, str(ROOT / "helpers"), *arguments])
         code = globals()[options.command](options, rest)

@@ -170,32 +170,37 @@ def in_environment() -> bool:
     return hosted or conda or sys.prefix != sys.base_prefix
 
 
-def ready() -> "str | None":
-    """An interpreter that has everything already: this one, else the course's own, else None."""
-    if packages.supported() and not problems() and not (OWN and stamp() == "installing"):
-        return sys.executable
+def ready(skip: tuple = ()) -> "str | None":
+    """An interpreter that has everything already: this one, else the course's own, else None.
+
+    This one may lack the packages in `skip`.
+    """
+    if packages.supported() and not (OWN and stamp() == "installing"):
+        if {name for name, _, _ in problems()} <= set(skip):
+            return sys.executable
     if not OWN and stamp() == digest() and ask(venv_python()) == []:
         return str(venv_python())
     return None
 
 
-def prepare() -> str:
+def prepare(skip: tuple = ()) -> str:
     """Path of an interpreter that has everything, installing what is missing where it belongs.
 
     The current one if it satisfies requirements.txt; else the course's own .venv if that does; else
-    the current one completed, if it is an environment that has torch; else a new .venv.
+    the current one completed, if it is an environment that has torch; else a new .venv. `skip`
+    names packages that are not needed now: nothing is installed for their sake.
 
     Raises:
         CourseError: unsupported Python, one without venv or a library, a system that a package is
             not made for, no network, full disk, an outdated or mismatched torch that must not be
             replaced.
     """
-    python = ready()
+    python = ready(skip)
     if python:
         return python
     check_python()
     if not OWN and in_environment() and installed("torch"):
-        complete()
+        complete(skip=skip)
         return sys.executable
     return make_venv()
 

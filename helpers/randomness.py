@@ -21,7 +21,7 @@ def random_state() -> dict:
     drawn = np.random.get_state(legacy=False)
     drawn["state"] = {key: np.asarray(value).tolist() for key, value in drawn["state"].items()}
     state = {"random": random.getstate(), "numpy": drawn, "torch": torch.get_rng_state()}
-    if cuda_works():
+    if cuda_works() and torch.cuda.is_initialized():  # which it never is in a forked process
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()

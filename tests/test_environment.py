@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
+from helpers import __main__ as cli
 from helpers import doctor, environment, packages
 from helpers.environment import CourseError
 
@@ -397,6 +398,26 @@ def test_this_interpreter_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(environment, "_call", lambda *a: pytest.fail("something was installed"))
     assert environment.prepare() == sys.executable
     environment.bootstrap()
+
+
+def test_a_training_needs_none_of_the_notebook_tools(monkeypatch: pytest.MonkeyPatch):
+    """As on Colab, where the first cell leaves them out and lesson 07 trains from the shell."""
+    lacks = [("jupyterlab", None, "jupyterlab>=4"), ("nbval", None, "nbval")]
+    asked = []
+    monkeypatch.setattr(environment, "problems", lambda *a: lacks)
+    monkeypatch.setattr(environment, "OWN", False)
+    monkeypatch.setattr(environment, "stamp", lambda: "")
+    monkeypatch.setattr(environment, "in_environment", lambda: True)
+    monkeypatch.setattr(environment, "check_pair", lambda python: None)
+    monkeypatch.setattr(environment, "pip_install", lambda python, words: asked.append(words))
+    monkeypatch.setattr(cli, "train", lambda options, rest: 0)
+    assert cli.main(["train", "--out", "anywhere"]) == 0 and not asked
+    lacks.append(("albumentations", None, "albumentations>=2"))
+    assert cli.main(["train", "--out", "anywhere"]) == 0
+    (words,) = asked
+    assert "albumentations>=2" in words and not {"jupyterlab>=4", "nbval"} & set(words)
+    assert environment.prepare() == sys.executable  # for the lessons, all three
+    assert {"albumentations>=2", "jupyterlab>=4", "nbval"} <= set(asked[1])
 
 
 def test_the_first_cell_finds_the_course(tmp_path: Path):

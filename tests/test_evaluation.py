@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from helpers import evaluation as ev
+from helpers import randomness
 from helpers.data import ImageSet
 from helpers.models import DavidNet
 
@@ -79,6 +80,22 @@ def guesses():
     labels = torch.randint(0, 7, (300,), generator=generator)
     labels = torch.where(torch.rand(300, generator=generator) < 0.6, logits.argmax(1), labels)
     return ev.Predictions(logits, torch.where(labels == 5, 6, labels))
+
+
+def test_a_forked_process_predicts_where_its_parent_has_used_the_gpu(monkeypatch):
+    """It keeps the parent's answer that the GPU works, and may not touch the GPU."""
+
+    def refuse():
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    monkeypatch.setattr(randomness, "cuda_works", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", refuse)
+    assert len(ev.predict(DavidNet(4), image_set())) == 23
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    with pytest.raises(RuntimeError, match="re-initialize"):  # the parent's stream is kept
+        randomness.random_state()
 
 
 def test_a_logit_that_is_not_a_number_is_never_right():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from test_training import same
 
 from helpers import __main__ as cli
-from helpers import checkpoint, download, environment, launch, measure, results, training
+from helpers import checkpoint, download, environment, launch, measure, results, session, training
 from helpers.augment import normalise
 from helpers.data import load
 from helpers.environment import ROOT, CourseError
@@ -36,7 +36,7 @@ def arguments(out, **changes):
 def test_it_is_the_same_fit_and_the_results_are_those_of_the_model_it_wrote(
     holdout, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # bit for bit on a CPU alone
+    monkeypatch.setattr(session, "cuda_works", lambda: False)  # bit for bit on a CPU alone
     assert launch.train(arguments(tmp_path, holdout=holdout)) == 0
     data = load("shapes", holdout=holdout, limit=200)
     model = DavidNet(4, len(data.classes))
@@ -112,7 +112,7 @@ def test_bad_input_is_told_without_a_traceback(changes, expected, tmp_path, monk
 
 
 def test_a_measurement_says_what_is_wrong_with_its_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "prepare", lambda: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
     command = "measure --data shapes --limit 600 --width 4 --seeds 1 --recipe course --out".split()
     file = tmp_path / "course-w4.json"
     assert cli.main([*command, str(tmp_path), "--epochs", "2"]) == 0
