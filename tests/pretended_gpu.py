@@ -210,7 +210,7 @@ def pretended_gpu(capability: tuple[int, int] = (7, 5)) -> Iterator[None]:
     places = [(5, location, restore), *torch.serialization._package_registry]
     answers = dict(is_available=True, device_count=1, current_device=0, synchronize=None)
     answers |= dict(get_device_name=gpu.name, get_device_properties=gpu)
-    answers |= dict(get_device_capability=capability)
+    answers |= dict(get_device_capability=capability, is_initialized=True)
     cuda = {name: Mock(return_value=answer) for name, answer in answers.items()}
     cuda |= {
         "manual_seed_all": STREAM.manual_seed,

@@ -26,6 +26,8 @@ from helpers.models import DavidNet
 from helpers.recipes import COURSE, SOURCE, SPEEDRUN
 from helpers.training import Run, fit
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="has a real one: test_cuda.py")
+
 ROOT = environment.ROOT
 CUDA = torch.device("cuda", 0)
 
