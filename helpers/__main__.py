@@ -301,8 +301,8 @@ def main(arguments=None):
         else:
             if options.command in ("run", "publish"):
                 choose(options.only)  # before anything long
-            alone = options.command in ("train", "measure")  # they open no notebook
-            python = environment.prepare(environment.TOOLS if alone else ())
+            no_notebook = options.command in ("train", "measure")
+            python = environment.prepare(skip=environment.TOOLS if no_notebook else ())
         if python != sys.executable:
             return environment.call([python, str(ROOT / "helpers"), *arguments])
         code = globals()[options.command](options, rest)

@@ -71,7 +71,7 @@ def put(tensor: Tensor, on_gpu: bool) -> None:
 
 def tensors_in(value) -> list[Tensor]:
     value = list(value.values()) if isinstance(value, dict) else value
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [tensor for item in value for tensor in tensors_in(item)]
     return [value] if isinstance(value, Tensor) else []
 

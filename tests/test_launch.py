@@ -112,7 +112,7 @@ def test_bad_input_is_told_without_a_traceback(changes, expected, tmp_path, monk
 
 
 def test_a_measurement_says_what_is_wrong_with_its_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     command = "measure --data shapes --limit 600 --width 4 --seeds 1 --recipe course --out".split()
     file = tmp_path / "course-w4.json"
     assert cli.main([*command, str(tmp_path), "--epochs", "2"]) == 0

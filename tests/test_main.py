@@ -53,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     monkeypatch.setattr(cli, "NOTEBOOKS", folder)
     monkeypatch.setattr(cli, "BUILD", tmp_path / "a place" / "build")
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     monkeypatch.setattr(environment, "check_pair", lambda python: None)
     return folder
 
@@ -80,7 +80,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_wrong_arguments_cost_no_time(arguments: str, expected: str, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "prepare", lambda *_: pytest.fail("the set-up was started"))
+    monkeypatch.setattr(environment, "prepare", lambda skip: pytest.fail("the set-up was started"))
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments.split())
     assert stopped.value.code == 2
@@ -406,14 +406,14 @@ def test_exit_code_is_passed_on(tmp_path: Path, monkeypatch):
     (tmp_path / "helpers" / "__main__.py").write_text("import sys; sys.exit(len(sys.argv))")
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(environment.signal, "signal", lambda *a: None)
-    monkeypatch.setattr(environment, "prepare", lambda *_: str(tmp_path / "python"))
+    monkeypatch.setattr(environment, "prepare", lambda skip: str(tmp_path / "python"))
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     os.symlink(sys.executable, tmp_path / "python")
     assert cli.main(["lab", "b c"]) == 3
 
 
 def test_an_error_of_the_set_up_is_one_sentence(monkeypatch, capsys):
-    def fail(*_):
+    def fail(skip):
         raise CourseError("no network; connect")
 
     monkeypatch.setattr(environment, "prepare", fail)
@@ -434,7 +434,7 @@ def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path, monkeypat
     assert (tmp_path / "a.md").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.md"]
 
-    def fail(*_):
+    def fail(skip):
         raise OSError(28, "No space left on device", "a.md")
 
     monkeypatch.setattr(environment, "prepare", fail)
@@ -570,7 +570,7 @@ def test_train_takes_the_profile_where_nothing_is_said(tmp_path: Path, monkeypat
     from helpers.session import PROFILES
 
     told = []
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     monkeypatch.setattr(launch, "train", lambda options: told.append(vars(options)) or 0)
     out = ["train", "--out", str(tmp_path)]
     assert cli.main(out) == cli.main([*out, "--profile", "smoke", "--epochs", "7"]) == 0

@@ -78,7 +78,7 @@ def test_students_get_all_the_rest(lesson):
 @pytest.mark.parametrize("number", ["02", "04"])
 def test_the_students_edition_runs(number, tmp_path, monkeypatch, link):
     """In a folder of a copy of the course, where its first cell finds the helpers."""
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     link(ROOT / "helpers", tmp_path / "helpers")
     folder = tmp_path / "student"
     assert cli.main(["publish", "--only", number, "--student", str(folder)]) == 0
@@ -104,7 +104,7 @@ def test_the_students_edition_runs(number, tmp_path, monkeypatch, link):
 
 @pytest.mark.parametrize("option", ["--student", "--slides"])
 def test_nothing_is_overwritten(option, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     (tmp_path / "full").mkdir()
     mine = tmp_path / "full" / "02_model_and_receptive_field.ipynb"
     mine.write_text("my own work")
@@ -351,7 +351,7 @@ def test_helpers_are_found_through_each_other(own):
 
 
 def test_check_names_the_helpers_that_changed(own, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     monkeypatch.setattr(cli, "NOTEBOOKS", tmp_path)
     (own / "plots.py").write_text("x = 1")
     (own / "data.py").write_text("y = 1")
@@ -379,7 +379,7 @@ def test_check_names_the_helpers_that_changed(own, tmp_path, monkeypatch, capsys
 
 
 def test_publishing_notes_the_helpers(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr(environment, "prepare", lambda skip: sys.executable)
     monkeypatch.setattr(cli, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(cli, "BUILD", tmp_path / "build")
     (tmp_path / "notebooks").mkdir()
