@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -67,11 +68,13 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
     environment.pop("JUPYTER_PATH", None)
     begun = time.perf_counter()
     try:
-        with client.setup_kernel(env=environment, cwd=str(path.parent), cleanup_kc=True):
-            for cell in cells:
-                index = notebook.cells.index(cell)
-                client.execute_cell(cell, index, execution_count=outcome.ran + 1)
-                outcome.ran += 1
+        with warnings.catch_warnings():  # Windows' event loop needs a helper, which zmq brings
+            warnings.filterwarnings("ignore", "Proactor event loop", RuntimeWarning)
+            with client.setup_kernel(env=environment, cwd=str(path.parent), cleanup_kc=True):
+                for cell in cells:
+                    index = notebook.cells.index(cell)
+                    client.execute_cell(cell, index, execution_count=outcome.ran + 1)
+                    outcome.ran += 1
     except CellExecutionError as error:
         text = str(error) if sys.stdout.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", str(error))
         outcome.error = f"cell {outcome.ran + 1} failed\n{text}"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,6 +130,16 @@ def test_a_notebook_of_another_shape_is_none(text, tmp_path: Path):
     (tmp_path / "01_odd.ipynb").write_text(text)
     outcome = notebooks.execute(tmp_path / "01_odd.ipynb", {}, tmp_path)
     assert "is not a notebook: get it again" in outcome.error
+
+
+def test_the_loop_of_windows_is_no_news(tmp_path: Path, monkeypatch, recwarn):
+    """zmq warns there, at each start, that it brings what Windows' event loop lacks."""
+    words = "Proactor event loop does not implement add_reader family of methods required for zmq."
+    says = lambda *_, **__: warnings.warn(words, RuntimeWarning, stacklevel=1)
+    monkeypatch.setattr(notebooks.NotebookClient, "execute_cell", says)
+    write(tmp_path, "01_fine.ipynb", "1")
+    assert notebooks.execute(tmp_path / "01_fine.ipynb", {}, tmp_path).ran == 1
+    assert not [warning for warning in recwarn if str(warning.message) == words]
 
 
 @pytest.mark.parametrize("home", ["/", None])
