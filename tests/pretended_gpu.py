@@ -2,12 +2,15 @@
 
     with pretended_gpu((7, 5)):  # a T4 of Colab; GPUs from (8, 0) on have bfloat16
         torch.ones(2, device="cuda") + torch.ones(2)  # RuntimeError: two devices
+    with pretended_mps():  # Apple's, which has no float64
+        torch.ones(2).double().to("mps")  # TypeError
 
-A tensor "on the GPU" is a tensor of the CPU with the class `OnGPU`, which says cuda:0. `call` sees
-each call of a torch function, refuses what CUDA would, computes on the CPU, and gives the result
-its class. Autocast rounds what a layer takes and returns to 16 bits; inside, it counts in 32.
-It knows nothing of memory, speed, streams, compilers, kernels that CUDA lacks, or several GPUs.
-Huge products, as they measure a GPU's peak, are zeros. Hooks on gradients see CPU tensors.
+A tensor "on the GPU" is a tensor of the CPU with the class `OnGPU`, which says cuda:0 or mps:0.
+`call` sees each call of a torch function, refuses what the GPU would, computes on the CPU, and
+gives the result its class. Autocast rounds what a layer takes and returns to 16 bits; inside, it
+counts in 32. It knows nothing of memory, speed, streams, compilers, kernels that CUDA lacks, or
+several GPUs. Huge products, as they measure a GPU's peak, are zeros. Hooks on gradients see CPU
+tensors.
 """
 
 import re
@@ -33,8 +36,10 @@ STREAM = torch.Generator()  # the GPU's own random numbers
 class OnGPU(Tensor):
     """A tensor that says it is on the GPU. torch takes it for a parameter if it has `_is_param`."""
 
-    device = property(lambda self: torch.device("cuda", 0))
-    is_cuda = property(lambda self: True)
+    kind = "cuda"
+    device = property(lambda self: torch.device(self.kind, 0))
+    is_cuda = property(lambda self: self.kind == "cuda")
+    is_mps = property(lambda self: self.kind == "mps")
     __iter__ = lambda self: iter(self.unbind())
 
     @classmethod
@@ -99,6 +104,8 @@ def call(func, args: tuple, kwargs: dict):
         for tensor in on_gpu:
             put(tensor, True)
     for tensor in tensors_in(out):
+        if there and OnGPU.kind == "mps" and tensor.dtype == torch.float64:
+            raise TypeError(f"MPS framework doesn't support float64: {name}")
         if not any(tensor is other for other in given):
             put(tensor, there)
     if name == "__set__data":
@@ -119,7 +126,9 @@ def without_device(func, name: str, args: tuple, kwargs: dict, was: bool):
         device = kwargs.get("device") and torch.device(kwargs["device"])
         if name in ("tensor", "as_tensor") and not isinstance(args[0], Tensor):
             was = False  # a list's numbers go to the CPU
-    there = was if device is None else device.type == "cuda"
+    there = was if device is None else device.type == OnGPU.kind
+    if device is not None and device.type not in ("cpu", "meta", OnGPU.kind):
+        raise AssertionError(f"Torch not compiled with {device.type} enabled")
     if device is not None and device.type == "meta":
         return func, args, kwargs, False
     if name in ("to", "cpu", "cuda"):
@@ -132,8 +141,8 @@ def without_device(func, name: str, args: tuple, kwargs: dict, was: bool):
 
 
 def refuse(name: str, args: tuple, given: list[Tensor], generator, there: bool) -> None:
-    """Raise what CUDA raises."""
-    wanted = "cuda" if there else "cpu"
+    """Raise what the GPU raises."""
+    wanted = OnGPU.kind if there else "cpu"
     if generator is not None and generator.device.type != wanted:
         raise RuntimeError(f"Expected a '{wanted}' device type for generator, not {generator}")
     if name in ("__getitem__", "__setitem__"):
@@ -145,9 +154,12 @@ def refuse(name: str, args: tuple, given: list[Tensor], generator, there: bool) 
     like_numbers = name not in ("cat", "stack")  # those of the CPU without dimensions
     here = [t for t in given if not isinstance(t, OnGPU) and (t.dim() or not like_numbers)]
     if here and on_gpu and name not in MAY_MIX:
-        raise RuntimeError(f"Expected all tensors on the same device, found cuda:0 and cpu: {name}")
+        raise RuntimeError(
+            f"Expected all tensors on the same device, found {OnGPU.kind}:0 and cpu: {name}"
+        )
     if name in ("numpy", "__array__") and on_gpu:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        place = f"{OnGPU.kind}:0"
+        raise TypeError(f"can't convert {place} device type tensor to numpy. Use Tensor.cpu().")
     if name == "_fused_sgd_" and on_gpu:  # the CPU's would go wrong without a word
         for same in zip(*filter(None, args[:3]), strict=True):  # weight, gradient, momentum
             orders = [[s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1] for t in same]
@@ -183,12 +195,12 @@ def swap_streams(drawn) -> None:
 
 def location(storage) -> str | None:
     """For torch.save: where a storage was."""
-    return "cuda:0" if getattr(storage, "on_gpu", False) else None
+    return f"{OnGPU.kind}:0" if getattr(storage, "on_gpu", False) else None
 
 
 def restore(storage, place: str):
     """For torch.load: the storage that a file, or map_location, wants at this place."""
-    storage.on_gpu = place.startswith("cuda")
+    storage.on_gpu = place.startswith(OnGPU.kind)
     return storage if storage.on_gpu else None
 
 
@@ -206,8 +218,6 @@ def pretended_gpu(capability: tuple[int, int] = (7, 5)) -> Iterator[None]:
     gpu = SimpleNamespace(name="Pretended GPU", major=major, minor=minor, total_memory=16e9)
     kinds, record = [ProfilerActivity.CPU], torch.profiler.profile
     of_the_cpu = lambda activities=None, **options: record(activities=kinds, **options)
-    no_compiler = Mock(side_effect=RuntimeError("no compiler here"))
-    places = [(5, location, restore), *torch.serialization._package_registry]
     answers = dict(is_available=True, device_count=1, current_device=0, synchronize=None)
     answers |= dict(get_device_name=gpu.name, get_device_properties=gpu)
     answers |= dict(get_device_capability=capability, is_initialized=True)
@@ -218,11 +228,42 @@ def pretended_gpu(capability: tuple[int, int] = (7, 5)) -> Iterator[None]:
         "get_rng_state_all": lambda: [STREAM.get_state()],
         "set_rng_state": lambda state, device=None: STREAM.set_state(state),
     }
-    STREAM.manual_seed(0)
     with (
         patch.multiple(torch.cuda, **cuda),
-        patch.multiple(torch, load=load, compile=no_compiler, Generator=Generator),
         patch.object(torch.profiler, "profile", of_the_cpu),
+        pretended("cuda"),
+    ):
+        yield
+
+
+@contextmanager
+def pretended_mps() -> Iterator[None]:
+    """Within it this thread has Apple's GPU; after it all is as before."""
+    available = Mock(return_value=True)
+    available.__wrapped__ = available  # torch's own is cached, and its compiler looks behind that
+    functions = {
+        "get_rng_state": STREAM.get_state,
+        "set_rng_state": STREAM.set_state,
+        "manual_seed": STREAM.manual_seed,
+        "synchronize": Mock(),
+    }
+    with (
+        patch.object(torch.backends.mps, "is_available", available),
+        patch.multiple(torch.mps, **functions),
+        pretended("mps"),
+    ):
+        yield
+
+
+@contextmanager
+def pretended(kind: str) -> Iterator[None]:
+    """What both have in common."""
+    no_compiler = Mock(side_effect=RuntimeError("no compiler here"))
+    places = [(5, location, restore), *torch.serialization._package_registry]
+    STREAM.manual_seed(0)
+    with (
+        patch.object(OnGPU, "kind", kind),
+        patch.multiple(torch, load=load, compile=no_compiler, Generator=Generator),
         patch.object(torch.serialization, "_package_registry", places),
         EachCall(),
     ):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pretended_gpu import pretended_gpu
+from pretended_gpu import pretended_gpu, pretended_mps
 from test_exercises import NOTEBOOKS, find_exercises
 
 from helpers import environment, notebooks, session
@@ -32,14 +32,17 @@ ROOT = environment.ROOT
 CUDA = torch.device("cuda", 0)
 
 
+MACHINES = {"T4": (7, 5), "A100": (8, 0), "Mac": None}
+
+
 @contextmanager
 def a_gpu(capability):
-    """`pretended_gpu`, and nothing that the helpers remember of it."""
+    """The pretended GPU, and nothing that the helpers remember of it; yields "cuda" or "mps"."""
     benchmark = torch.backends.cudnn.benchmark
     environment.cuda_works.cache_clear()
     try:
-        with pretended_gpu(capability):
-            yield
+        with pretended_gpu(capability) if capability else pretended_mps():
+            yield "cuda" if capability else "mps"
     finally:
         torch.backends.cudnn.benchmark = benchmark
         environment.cuda_works.cache_clear()
@@ -51,6 +54,13 @@ def gpu(request):
         yield request.param
 
 
+@pytest.fixture(params=MACHINES)
+def device(request):
+    """ "cuda" or "mps", on each of the machines."""
+    with a_gpu(MACHINES[request.param]) as kind:
+        yield kind
+
+
 @pytest.fixture(scope="module")
 def shapes():
     return load("shapes", limit=400)
@@ -59,12 +69,39 @@ def shapes():
 # The pretence itself
 
 
-def test_all_is_undone():
-    before = torch.load, torch.compile, torch.Generator, dict(vars(torch.cuda))
-    with pretended_gpu():
-        assert torch.cuda.is_available() and torch.ones(2, device="cuda").device == CUDA
-    assert before == (torch.load, torch.compile, torch.Generator, dict(vars(torch.cuda)))
+@pytest.mark.parametrize("machine", MACHINES)
+def test_all_is_undone(machine):
+    def state():
+        modules = torch.cuda, torch.mps, torch.backends.mps
+        return torch.load, torch.compile, torch.Generator, *(dict(vars(m)) for m in modules)
+
+    before = state()
+    with a_gpu(MACHINES[machine]) as kind:
+        assert session.find_device().type == kind == torch.ones(2, device=kind).device.type
+    assert before == state()
     assert type(torch.ones(2) + 1) is torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(2, dtype=torch.float64).to("mps"),
+        lambda: torch.from_numpy(np.ones(2)).to("mps"),
+        lambda: torch.ones(2, device="mps").double(),
+        lambda: torch.zeros(2, dtype=torch.float64, device="mps"),
+        lambda: torch.nn.Linear(2, 2).double().to("mps"),
+    ],
+)
+def test_a_mac_has_no_doubles(make):
+    with pretended_mps(), pytest.raises(TypeError, match="MPS framework doesn't support float64"):
+        make()
+
+
+def test_a_gpu_of_another_maker_is_refused():
+    with pretended_mps(), pytest.raises(AssertionError, match="not compiled with cuda"):
+        torch.ones(2).cuda()
+    with pretended_gpu(), pytest.raises(AssertionError, match="not compiled with mps"):
+        torch.ones(2, device="mps")
 
 
 @pytest.mark.parametrize(
@@ -222,64 +259,69 @@ def training(shapes, recipe, device, kind=Batches):
 
 
 @pytest.mark.parametrize("recipe", [COURSE, SOURCE, SPEEDRUN], ids=lambda recipe: recipe.name)
-def test_a_training_is_stopped_and_resumed(recipe, gpu, shapes, tmp_path):
-    _, start = training(shapes, recipe, "cuda", Interrupted)
+def test_a_training_is_stopped_and_resumed(recipe, device, shapes, tmp_path):
+    _, start = training(shapes, recipe, device, Interrupted)
     with pytest.raises(KeyboardInterrupt):
         start(out=tmp_path)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert len(saved["begun"]["counts"]) == 3 and bool(saved["scaler"]) == (gpu < (8, 0))
+    scaled = device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
+    assert len(saved["begun"]["counts"]) == 3 and bool(saved["scaler"]) == scaled
     for part in ("model", "final", "optimizer"):
-        assert devices(saved[part]) == {"cuda"}, part
-    model, start = training(shapes, recipe, "cuda")
+        assert devices(saved[part]) == {device}, part
+    model, start = training(shapes, recipe, device)
     history = start(out=tmp_path, resume=True)
-    assert devices(model.state_dict()) == {"cuda"}
+    assert devices(model.state_dict()) == {device}
     assert len(history) == 3 and all(np.isfinite(row["loss"]) for row in history)
-    whole, start = training(shapes, recipe, "cuda")
+    whole, start = training(shapes, recipe, device)
     start()
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("recipe", [COURSE, SPEEDRUN], ids=lambda recipe: recipe.name)
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0)], ids=["T4", "A100"])
-@pytest.mark.parametrize(("first", "second"), [("cuda", "cpu"), ("cpu", "cuda")])
-def test_a_training_moves_to_another_machine(first, second, capability, recipe, shapes, tmp_path):
-    """To one without a GPU, or from it."""
-    machine = {"cuda": lambda: a_gpu(capability), "cpu": nullcontext}
-    with machine[first](), pytest.raises(KeyboardInterrupt):
-        training(shapes, recipe, first, Interrupted)[1](out=tmp_path)
-    with machine[second]():
-        model, start = training(shapes, recipe, second)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [*((name, "none") for name in MACHINES), *(("none", name) for name in MACHINES)]
+    + [("A100", "Mac"), ("Mac", "A100")],
+)
+def test_a_training_moves_to_another_machine(first, second, recipe, shapes, tmp_path):
+    """To one without a GPU, from it, or to another maker's."""
+    machine = lambda name: nullcontext("cpu") if name == "none" else a_gpu(MACHINES[name])
+    with machine(first) as device, pytest.raises(KeyboardInterrupt):
+        training(shapes, recipe, device, Interrupted)[1](out=tmp_path)
+    with machine(second) as device:
+        model, start = training(shapes, recipe, device)
         assert len(start(out=tmp_path, resume=True)) == 3
-        assert devices(model.state_dict()) == {second}
+        assert devices(model.state_dict()) == {device}
 
 
-def test_a_failed_training_leaves_the_net_where_it_was(gpu, shapes):
+def test_a_failed_training_leaves_the_net_where_it_was(device, shapes):
     model = DavidNet(4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     bad = [(torch.full((8, 3, 32, 32), torch.inf), torch.arange(8))]
     with pytest.raises(RuntimeError, match="the loss is nan"):
-        fit(model, bad, epochs=2, device="cuda", verbose=False)
+        fit(model, bad, epochs=2, device=device, verbose=False)
     assert devices(model.state_dict()) == {"cpu"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_helpers_work_there(gpu, shapes):
-    assert session.find_device().type == "cuda"
-    net = DavidNet(4).to("cuda")
-    torch.rand(3, device="cuda")
-    state = torch.cuda.get_rng_state()
+def test_helpers_work_there(device, shapes):
+    assert session.find_device().type == device
+    net = DavidNet(4).to(device)
+    torch.rand(3, device=device)
+    numbers = getattr(torch, device)  # torch.cuda or torch.mps
+    state = numbers.get_rng_state()
     augment = BatchAugment(shapes.train.mean, shapes.train.std)
     batches, val = Batches(shapes.train, 32, augment), Batches(shapes.val, 50)  # on the CPU
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
     found = lr_range_test(net, optimizer, F.cross_entropy, batches, steps=6, val=val)
-    assert np.isfinite(found.loss).all() and torch.equal(state, torch.cuda.get_rng_state())
+    assert np.isfinite(found.loss).all() and torch.equal(state, numbers.get_rng_state())
     for tta in (False, True):
         assert devices(vars(predict(net, shapes.val, tta=tta))) == {"cpu"}
     x, y = next(iter(batches))
     for target in (None, 3, y):
-        cam = grad_cam(net, x.cuda(), "stage1", target)
-        assert devices([cam.raw, cam.target, cam.resized((32, 32))]) == {"cuda"}
+        cam = grad_cam(net, x.to(device), "stage1", target)
+        assert devices([cam.raw, cam.target, cam.resized((32, 32))]) == {device}
     assert layer_table(net).rf == layer_table(DavidNet(4)).rf
     fields = [empirical_receptive_field(model, "stage1.add") for model in (net, DavidNet(4))]
     assert fields[0] == fields[1]
