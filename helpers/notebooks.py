@@ -68,7 +68,7 @@ def execute(path: Path, choice: dict[str, str], out: Path) -> Outcome:
     environment.pop("JUPYTER_PATH", None)
     begun = time.perf_counter()
     try:
-        with warnings.catch_warnings():  # Windows' event loop needs a helper, which zmq brings
+        with warnings.catch_warnings():  # zmq says how it gets along with Windows' event loop
             warnings.filterwarnings("ignore", "Proactor event loop", RuntimeWarning)
             with client.setup_kernel(env=environment, cwd=str(path.parent), cleanup_kc=True):
                 for cell in cells:
