@@ -30,9 +30,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="has a real on
 
 ROOT = environment.ROOT
 CUDA = torch.device("cuda", 0)
-
-
-MACHINES = {"T4": (7, 5), "A100": (8, 0), "Mac": None}
+MACHINES = {"T4": (7, 5), "A100": (8, 0), "Mac": None}  # and what CUDA they are capable of
 
 
 @contextmanager
@@ -56,7 +54,7 @@ def gpu(request):
 
 @pytest.fixture(params=MACHINES)
 def device(request):
-    """ "cuda" or "mps", on each of the machines."""
+    """The GPU's kind, "cuda" or "mps", on each of the machines."""
     with a_gpu(MACHINES[request.param]) as kind:
         yield kind
 
